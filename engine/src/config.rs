@@ -1,0 +1,155 @@
+//! What an engine is started with: addresses, limits and what the guest may reach.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use towpath_stack::wire::ethernet::MacAddress;
+
+use crate::ports::PortSet;
+
+/// Everything that the engine needs to know, apart from its links.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Number of engine cores (threads), at least 1.
+    pub cores: usize,
+    /// Whether each core's thread is pinned to a processor of its own.
+    pub pin: bool,
+    /// Addresses on the guest's segment.
+    pub network: Network,
+    /// What of the host's own loopback the guest may reach through the host alias.
+    pub host_loopback: HostLoopback,
+    /// Where DNS queries go.
+    pub dns: DnsUpstream,
+    /// Bounds on what a guest may use.
+    pub limits: Limits,
+}
+
+/// The guest's segment: one IPv4 and one IPv6 subnet with the gateway at `.1`/`::1`, the host's
+/// alias at `.2`/`::2` and guests from `.3`/`::3`.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// The IPv4 subnet's address and prefix length (8..=29).
+    pub subnet4: (Ipv4Addr, u8),
+    /// The IPv6 prefix; always a /64 (SLAAC, RFC 4862 §5.5.3).
+    pub subnet6: Ipv6Addr,
+    /// Link MTU in bytes, IP header included: 1280..=65520.
+    pub mtu: u16,
+    /// MAC address of the gateway and the host alias.
+    pub gateway_mac: MacAddress,
+    /// Domain name told by DHCP.
+    pub domain: Option<String>,
+    /// Search list told by DHCP and written to the guest's `resolv.conf`.
+    pub search: Vec<String>,
+    /// DHCP lease time.
+    pub lease: Duration,
+}
+
+impl Network {
+    /// MAC address of the gateway unless told otherwise: locally administered, "tow".
+    pub const GATEWAY_MAC: MacAddress = MacAddress([0x02, 0x74, 0x6f, 0x77, 0x00, 0x01]);
+    /// MAC address that `run` and `attach` give to the guest's interface.
+    pub const GUEST_MAC: MacAddress = MacAddress([0x02, 0x74, 0x6f, 0x77, 0x00, 0x03]);
+
+    /// The `n`th address of the IPv4 subnet.
+    pub fn nth4(&self, n: u32) -> Ipv4Addr {
+        let (address, prefix) = self.subnet4;
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+        Ipv4Addr::from((u32::from(address) & mask) + n)
+    }
+
+    /// The `n`th address of the IPv6 subnet.
+    pub fn nth6(&self, n: u64) -> Ipv6Addr {
+        Ipv6Addr::from((u128::from(self.subnet6) & (u128::MAX << 64)) + u128::from(n))
+    }
+
+    /// The gateway: answers ARP, ping, DNS and DHCP.
+    pub fn gateway4(&self) -> Ipv4Addr {
+        self.nth4(1)
+    }
+
+    /// The gateway's IPv6 address.
+    pub fn gateway6(&self) -> Ipv6Addr {
+        self.nth6(1)
+    }
+
+    /// The host's alias: leads to the host's 127.0.0.1 where that is open.
+    pub fn host4(&self) -> Ipv4Addr {
+        self.nth4(2)
+    }
+
+    /// The host's IPv6 alias: leads to the host's ::1 where that is open.
+    pub fn host6(&self) -> Ipv6Addr {
+        self.nth6(2)
+    }
+
+    /// The first guest's address.
+    pub fn guest4(&self) -> Ipv4Addr {
+        self.nth4(3)
+    }
+
+    /// The first guest's IPv6 address.
+    pub fn guest6(&self) -> Ipv6Addr {
+        self.nth6(3)
+    }
+
+    /// The gateway's link-local address, made from its MAC (RFC 4291 appendix A).
+    pub fn link_local6(&self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.gateway_mac.0;
+        let eui = [a ^ 0x02, b, c, 0xff, 0xfe, d, e, f];
+        Ipv6Addr::from((0xfe80_u128 << 112) | u128::from(u64::from_be_bytes(eui)))
+    }
+}
+
+/// What of the host's loopback is open to the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostLoopback {
+    /// Nothing: the default.
+    Closed,
+    /// These ports, TCP and UDP.
+    Open(PortSet),
+}
+
+/// Where DNS queries of guests are forwarded to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DnsUpstream {
+    /// The host's `/etc/resolv.conf`, read again when it changes.
+    System,
+    /// These servers, in this order.
+    Servers(Vec<SocketAddr>),
+}
+
+/// Bounds; reached means: refuse the new, keep the old, count it.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// TCP connections per guest.
+    pub tcp_flows: usize,
+    /// TCP connects that are waiting for an answer, per guest.
+    pub tcp_pending: usize,
+    /// UDP mappings per guest.
+    pub udp_flows: usize,
+    /// ICMP echo ids per guest.
+    pub icmp_flows: usize,
+    /// Bytes of payload that may wait in memory for slow readers, all flows together.
+    pub buffer_bytes: usize,
+    /// How long a UDP mapping lives without traffic (RFC 4787 REQ-5: at least 2 minutes).
+    pub udp_timeout: Duration,
+    /// How long an ICMP echo id lives without traffic (RFC 5508 REQ-1: at least 60 s).
+    pub icmp_timeout: Duration,
+    /// How long a TCP connect may take before the guest is told that it failed.
+    pub connect_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            tcp_flows: 65_536,
+            tcp_pending: 4_096,
+            udp_flows: 8_192,
+            icmp_flows: 1_024,
+            buffer_bytes: 512 << 20,
+            udp_timeout: Duration::from_secs(180),
+            icmp_timeout: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(130),
+        }
+    }
+}

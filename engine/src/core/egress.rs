@@ -1,0 +1,424 @@
+//! Frames to the guest: headers are built here, payload stays in the slices that it came in.
+
+use std::collections::HashMap;
+
+use smallvec::SmallVec;
+use towpath_ring::buffer::Slice;
+use towpath_ring::driver::{Driver, Errno, ErrorOrigin, LinkFeatures, LinkId, SocketError};
+use towpath_stack::build::{
+    self, Checksum, ERROR_MAX, EchoHeader, Envelope, Fragments, HEADER_MAX, HOP_LIMIT, IcmpError,
+};
+use towpath_stack::tcp::segment::Segment;
+use towpath_stack::wire::checksum::Sum;
+use towpath_stack::wire::ethernet::{self, MacAddress};
+use towpath_stack::wire::offload::Offload;
+use towpath_stack::{Address, Instant};
+
+use super::Core;
+use crate::counters::Counter;
+use crate::host::tcp::FRAME_SLICES;
+
+/// As much of a packet as an ICMP error quotes: 576 bytes in all for IPv4 (RFC 1812 §4.3.2.3), with
+/// room for both versions' headers.
+pub(crate) const QUOTE_MAX: usize = 548;
+/// Bytes of the offload header in front of a frame, on links that have one.
+const OFFLOAD: usize = towpath_stack::wire::offload::HEADER_LEN;
+/// Largest payload of a super-frame: a full IP packet, less the longest headers.
+const SUPER_PAYLOAD_MAX: u32 = 65_535 - 40 - 60;
+/// ICMP errors per second, and how many may come at once (RFC 4443 §2.4 f).
+const ICMP_RATE: u64 = 1_000;
+const ICMP_BURST: u64 = 100;
+/// Addresses whose MAC address is remembered, for the few frames that belong to no flow.
+const MACS_MAX: usize = 1024;
+
+/// Both ends of a frame to the guest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    /// The guest's MAC address.
+    pub(crate) mac: MacAddress,
+    /// The guest's address: the target of frames.
+    pub(crate) guest: Address,
+    /// The address that the guest talks to: the source of frames.
+    pub(crate) remote: Address,
+}
+
+/// What a guest is told of a packet that can't be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreachable {
+    Network,
+    Host,
+    Port,
+    Protocol,
+    Prohibited,
+}
+
+impl Unreachable {
+    /// Type and code, ICMPv4 (RFC 792, RFC 1812 §5.2.7.1) or ICMPv6 (RFC 4443 §3.1).
+    const fn code(self, v4: bool) -> (u8, u8) {
+        match (self, v4) {
+            (Self::Network, true) => (3, 0),
+            (Self::Host, true) => (3, 1),
+            (Self::Port, true) => (3, 3),
+            (Self::Protocol, true) => (3, 2),
+            (Self::Prohibited, true) => (3, 13),
+            (Self::Network, false) => (1, 0),
+            (Self::Host, false) => (1, 3),
+            (Self::Port, false) => (1, 4),
+            // RFC 4443 §3.4: an unrecognised next header is a parameter problem.
+            (Self::Protocol, false) => (4, 1),
+            (Self::Prohibited, false) => (1, 1),
+        }
+    }
+}
+
+/// What it takes to write frames to one link.
+pub(crate) struct Egress {
+    link: LinkId,
+    features: LinkFeatures,
+    gateway_mac: MacAddress,
+    mtu: u16,
+    /// Identification of the next fragmented packet.
+    identification: u32,
+    icmp_tokens: u64,
+    icmp_refilled: Instant,
+    macs: HashMap<Address, MacAddress>,
+}
+
+impl Egress {
+    pub(crate) fn new(link: LinkId, features: LinkFeatures, gateway_mac: MacAddress, mtu: u16) -> Self {
+        Self {
+            link,
+            features,
+            gateway_mac,
+            mtu,
+            identification: 0,
+            icmp_tokens: ICMP_BURST,
+            icmp_refilled: Instant::ZERO,
+            macs: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn features(&self) -> LinkFeatures {
+        self.features
+    }
+
+    /// The largest TCP payload of one frame to this guest.
+    pub(crate) fn tcp_segment_max(&self, guest: Address, mss: u16) -> u32 {
+        let segments = if guest.is_v4() { self.features.tso4 } else { self.features.tso6 };
+        if segments { SUPER_PAYLOAD_MAX } else { u32::from(mss) }
+    }
+
+    fn envelope(&self, peer: &Peer) -> Envelope {
+        Envelope {
+            source_mac: self.gateway_mac,
+            target_mac: peer.mac,
+            source: peer.remote,
+            target: peer.guest,
+            hop_limit: HOP_LIMIT,
+            traffic_class: 0,
+            identification: 0,
+            dont_fragment: true,
+        }
+    }
+
+    fn checksum(&self, payload: &[Slice]) -> Checksum {
+        if self.features.checksum { Checksum::Partial } else { Checksum::Full(sum_of(payload)) }
+    }
+
+    /// One TCP segment, a super-frame if `gso_size` is given.
+    pub(crate) fn tcp<D: Driver>(
+        &self,
+        driver: &mut D,
+        peer: &Peer,
+        segment: &Segment,
+        payload: &[Slice],
+        gso_size: Option<u16>,
+    ) {
+        let mut header = [0; HEADER_MAX];
+        let len = payload.iter().map(Slice::len).sum();
+        let checksum = self.checksum(payload);
+        let (n, offload) = build::tcp(&mut header, &self.envelope(peer), segment, len, gso_size, checksum);
+        self.write(driver, &header[..n], &offload, payload);
+    }
+
+    /// A datagram, or several of `gso_size` bytes; as one frame, a super-frame or fragments.
+    /// Returns the number of frames.
+    pub(crate) fn udp<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        peer: &Peer,
+        source_port: u16,
+        target_port: u16,
+        mut payload: Slice,
+        gso_size: u16,
+    ) -> u64 {
+        let ports = (source_port, target_port);
+        let single = usize::from(gso_size);
+        if single == 0 || payload.len() <= single {
+            return self.datagram(driver, peer, ports, payload);
+        }
+        if self.features.uso && single <= self.datagram_max(peer) {
+            let mut header = [0; HEADER_MAX];
+            let slices = [payload];
+            let envelope = self.envelope(peer);
+            let (n, offload) = build::udp(
+                &mut header,
+                &envelope,
+                source_port,
+                target_port,
+                slices[0].len(),
+                Some(gso_size),
+                self.checksum(&slices),
+            );
+            self.write(driver, &header[..n], &offload, &slices);
+            return 1;
+        }
+        let mut frames = 0;
+        while !payload.is_empty() {
+            let one = payload.split_to(single.min(payload.len()));
+            frames += self.datagram(driver, peer, ports, one);
+        }
+        frames
+    }
+
+    /// Largest UDP payload that needs no fragments.
+    fn datagram_max(&self, peer: &Peer) -> usize {
+        usize::from(self.mtu) - if peer.guest.is_v4() { 28 } else { 48 }
+    }
+
+    fn datagram<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        peer: &Peer,
+        (source_port, target_port): (u16, u16),
+        payload: Slice,
+    ) -> u64 {
+        let mut header = [0; HEADER_MAX];
+        let len = payload.len();
+        if len <= self.datagram_max(peer) {
+            let slices = [payload];
+            let envelope = self.envelope(peer);
+            let checksum = self.checksum(&slices);
+            let (n, offload) =
+                build::udp(&mut header, &envelope, source_port, target_port, len, None, checksum);
+            self.write(driver, &header[..n], &offload, &slices);
+            return 1;
+        }
+        let sum = Sum::new().add(payload.bytes());
+        let mtu = usize::from(self.mtu);
+        let id = self.next_identification();
+        let envelope = self.envelope(peer);
+        let fragments = Fragments::udp(&envelope, id, source_port, target_port, len, sum, mtu);
+        self.fragments(driver, fragments, &payload)
+    }
+
+    fn fragments<D: Driver>(&self, driver: &mut D, mut fragments: Fragments, payload: &Slice) -> u64 {
+        let mut header = [0; HEADER_MAX];
+        let mut frames = 0;
+        while let Some((n, range)) = fragments.next(&mut header) {
+            self.write(driver, &header[..n], &Offload::NONE, &[payload.sub(range)]);
+            frames += 1;
+        }
+        frames
+    }
+
+    fn next_identification(&mut self) -> u32 {
+        self.identification = self.identification.wrapping_add(1);
+        self.identification
+    }
+
+    /// The reply to an echo request. Returns the number of frames.
+    pub(crate) fn echo_reply<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        peer: &Peer,
+        id: u16,
+        sequence: u16,
+        data: Slice,
+    ) -> u64 {
+        let sum = Sum::new().add(data.bytes());
+        let echo = EchoHeader { reply: true, identifier: id, sequence };
+        let envelope = self.envelope(peer);
+        if data.len() <= self.datagram_max(peer) {
+            let mut header = [0; HEADER_MAX];
+            let n = build::icmp_echo(&mut header, &envelope, &echo, data.len(), sum);
+            self.write(driver, &header[..n], &Offload::NONE, &[data]);
+            return 1;
+        }
+        let (id, mtu) = (self.next_identification(), usize::from(self.mtu));
+        let fragments = Fragments::icmp_echo(&envelope, id, &echo, data.len(), sum, mtu);
+        self.fragments(driver, fragments, &data)
+    }
+
+    /// An ICMP error about `packet`, from `offender` (the address that the guest talked to, if
+    /// `None`). Returns false when the rate limit forbids it.
+    pub(crate) fn icmp_error<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        now: Instant,
+        peer: &Peer,
+        offender: Option<Address>,
+        error: &IcmpError,
+        packet: &[u8],
+    ) -> bool {
+        if !self.icmp_allowed(now) {
+            return false;
+        }
+        let mut frame = [0; ERROR_MAX];
+        let source = offender.unwrap_or(peer.remote);
+        let envelope = Envelope { source, ..self.envelope(peer) };
+        let n = build::icmp_error(&mut frame, &envelope, error, packet);
+        self.frame(driver, &frame[..n]);
+        true
+    }
+
+    fn icmp_allowed(&mut self, now: Instant) -> bool {
+        let refill = now.since(self.icmp_refilled).as_nanos() as u64 * ICMP_RATE / 1_000_000_000;
+        if refill > 0 {
+            self.icmp_tokens = ICMP_BURST.min(self.icmp_tokens + refill);
+            self.icmp_refilled = now;
+        }
+        let allowed = self.icmp_tokens > 0;
+        self.icmp_tokens -= u64::from(allowed);
+        allowed
+    }
+
+    /// What a UDP packet of the guest looked like, from its IP header on, as far as it is known.
+    pub(crate) fn udp_quote(&self, peer: &Peer, source_port: u16, target_port: u16, payload: &[u8]) -> Vec<u8> {
+        let mut header = [0; HEADER_MAX];
+        let sum = Checksum::Full(Sum::new().add(payload));
+        let envelope = self.guest_envelope(peer);
+        let (n, _) =
+            build::udp(&mut header, &envelope, source_port, target_port, payload.len(), None, sum);
+        quote(&header[..n], payload)
+    }
+
+    /// What an echo request of the guest looked like; `message` begins with its ICMP header.
+    pub(crate) fn echo_quote(&self, peer: &Peer, id: u16, message: &[u8]) -> Vec<u8> {
+        let Some((header, payload)) = message.split_first_chunk::<8>() else { return Vec::new() };
+        let sequence = u16::from_be_bytes([header[6], header[7]]);
+        let echo = EchoHeader { reply: false, identifier: id, sequence };
+        let mut header = [0; HEADER_MAX];
+        let envelope = self.guest_envelope(peer);
+        let sum = Sum::new().add(payload);
+        let n = build::icmp_echo(&mut header, &envelope, &echo, payload.len(), sum);
+        quote(&header[..n], payload)
+    }
+
+    /// The envelope of what the guest sent.
+    fn guest_envelope(&self, peer: &Peer) -> Envelope {
+        Envelope { source: peer.guest, target: peer.remote, ..self.envelope(peer) }
+    }
+
+    /// Notes where a guest's address is, for frames that no flow remembers it for.
+    pub(crate) fn remember_mac(&mut self, address: Address, mac: MacAddress) {
+        if self.macs.len() >= MACS_MAX && !self.macs.contains_key(&address) {
+            self.macs.clear();
+        }
+        self.macs.insert(address, mac);
+    }
+
+    /// Where a guest's address is.
+    pub(crate) fn mac_of(&self, address: &Address) -> Option<MacAddress> {
+        self.macs.get(address).copied()
+    }
+
+    /// A whole frame that was built elsewhere (ARP, neighbour discovery).
+    pub(crate) fn frame<D: Driver>(&self, driver: &mut D, frame: &[u8]) {
+        self.write(driver, frame, &Offload::NONE, &[]);
+    }
+
+    fn write<D: Driver>(&self, driver: &mut D, header: &[u8], offload: &Offload, payload: &[Slice]) {
+        debug_assert!(payload.len() <= FRAME_SLICES);
+        if !self.features.offload_header {
+            return driver.write_frame(self.link, header, payload);
+        }
+        let mut whole: SmallVec<[u8; HEADER_MAX + OFFLOAD]> = SmallVec::from_slice(&offload.emit());
+        whole.extend_from_slice(header);
+        driver.write_frame(self.link, &whole, payload);
+    }
+}
+
+fn sum_of(payload: &[Slice]) -> Sum {
+    payload.iter().fold(Sum::new(), |sum, slice| sum.add(slice.bytes()))
+}
+
+/// A packet from its headers (the ethernet header is left out) and the start of its payload.
+fn quote(headers: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut packet = headers[ethernet::HEADER_LEN..].to_vec();
+    packet.extend(payload.iter().take(QUOTE_MAX.saturating_sub(packet.len())));
+    packet
+}
+
+impl<D: Driver> Core<D> {
+    /// Tells the guest that a packet of its could not be delivered.
+    pub(crate) fn report_unreachable(&mut self, peer: Peer, packet: &[u8], why: Unreachable) {
+        let (kind, code) = why.code(peer.guest.is_v4());
+        let offender = match why {
+            // What the target itself would say comes from the target.
+            Unreachable::Port | Unreachable::Protocol => None,
+            Unreachable::Network | Unreachable::Host | Unreachable::Prohibited => {
+                Some(self.admission.gateway_like(peer.guest))
+            }
+        };
+        // ICMPv6 parameter problem: the next header field is at offset 6 of the IPv6 header.
+        let parameter = if (kind, code) == (4, 1) { 6 } else { 0 };
+        self.icmp_error(peer, offender, &IcmpError { kind, code, parameter }, packet);
+    }
+
+    /// Passes on an error that the host's kernel reported for a socket of the guest's. Returns
+    /// false when the guest has nothing to learn from it.
+    pub(crate) fn relay_socket_error(&mut self, peer: Peer, packet: &[u8], report: &SocketError) -> bool {
+        let v4 = peer.guest.is_v4();
+        match report.origin {
+            ErrorOrigin::Icmp { v6, kind, code, offender } if v6 != v4 => {
+                let offender = self.admission.as_seen_by_guest(offender);
+                let error = IcmpError { kind, code, parameter: mtu_parameter(v4, kind, code, report.info) };
+                self.icmp_error(peer, Some(offender), &error, packet);
+                true
+            }
+            ErrorOrigin::Icmp { .. } => false,
+            ErrorOrigin::Local => {
+                let why = match report.errno {
+                    Errno::HOSTUNREACH | Errno::HOSTDOWN => Unreachable::Host,
+                    Errno::NETUNREACH | Errno::NETDOWN => Unreachable::Network,
+                    Errno::ACCESS | Errno::PERM => Unreachable::Prohibited,
+                    Errno::CONNREFUSED => Unreachable::Port,
+                    Errno::MSGSIZE => {
+                        let (kind, code) = if v4 { (3, 4) } else { (2, 0) };
+                        let parameter = mtu_parameter(v4, kind, code, report.info);
+                        let offender = Some(self.admission.gateway_like(peer.guest));
+                        self.icmp_error(peer, offender, &IcmpError { kind, code, parameter }, packet);
+                        return true;
+                    }
+                    _ => return false,
+                };
+                self.report_unreachable(peer, packet, why);
+                true
+            }
+        }
+    }
+
+    fn icmp_error(&mut self, peer: Peer, offender: Option<Address>, error: &IcmpError, packet: &[u8]) {
+        let sent = self.egress.icmp_error(&mut self.driver, self.now, &peer, offender, error, packet);
+        self.counters.bump(if sent { Counter::IcmpErrorsOut } else { Counter::DroppedIcmpRate });
+    }
+
+    pub(crate) fn remember_mac(&mut self, address: Address, mac: MacAddress) {
+        self.egress.remember_mac(address, mac);
+    }
+
+    pub(crate) fn remembered_mac(&self, address: Address) -> Option<MacAddress> {
+        self.egress.mac_of(&address)
+    }
+}
+
+/// The word behind the checksum of an ICMP error: the MTU where the error is about it (RFC 1191 §4,
+/// RFC 4443 §3.2).
+fn mtu_parameter(v4: bool, kind: u8, code: u8, mtu: u32) -> u32 {
+    match (v4, kind, code) {
+        (true, 3, 4) => mtu & 0xffff,
+        (false, 2, _) => mtu,
+        _ => 0,
+    }
+}

@@ -1,0 +1,283 @@
+//! Frames from the guest: parsed, checked for who sent them, and handed to their flow.
+
+use std::ops::Range;
+
+use towpath_ring::buffer::Slice;
+use towpath_ring::driver::Driver;
+use towpath_stack::Address;
+use towpath_stack::flow::{self, FlowKey, Protocol};
+use towpath_stack::fragment::{Datagram, Outcome};
+use towpath_stack::build::IcmpError;
+use towpath_stack::neighbor::Answer;
+use towpath_stack::parse::{self, Body, Content, Fragment, IpPacket, Transport};
+use towpath_stack::wire::ethernet::{self, MacAddress};
+use towpath_stack::wire::icmpv4::{self, Echo};
+use towpath_stack::wire::icmpv6;
+use towpath_stack::wire::offload::{ChecksumState, GsoKind, Offload};
+
+use super::egress::{Peer, QUOTE_MAX, Unreachable};
+use super::{Core, LaneMessage};
+use crate::counters::Counter;
+use crate::host::echo::EchoInput;
+use crate::host::tcp::TcpInput;
+use crate::host::udp::UdpInput;
+
+/// The one guest of a link.
+const GUEST: u16 = 0;
+
+/// A datagram put together from fragments, and who sent it.
+pub(crate) struct Reassembled {
+    mac: MacAddress,
+    datagram: Datagram,
+}
+
+/// A transport packet and what was around it.
+struct Arrival<'a> {
+    /// The buffer, and how a range of the transport's payload maps into it.
+    buffer: &'a Slice,
+    base: usize,
+    peer: Peer,
+    hop_limit: u8,
+    /// Size of each datagram or segment in a super-frame, else 0.
+    gso_size: u16,
+    /// The transport packet from its header on.
+    transport: Range<usize>,
+    /// The start of the IP packet, as much as an ICMP error quotes.
+    quote: Slice,
+}
+
+impl Arrival<'_> {
+    fn slice(&self, range: &Range<u32>) -> Slice {
+        self.buffer.sub(self.base + range.start as usize..self.base + range.end as usize)
+    }
+
+    fn key(&self, protocol: Protocol, guest_port: u16, remote_port: Option<u16>) -> FlowKey {
+        // Without a remote port the key is the guest's side alone: endpoint-independent.
+        let unspecified =
+            if self.peer.guest.is_v4() { Address::UNSPECIFIED_V4 } else { Address::UNSPECIFIED_V6 };
+        FlowKey {
+            guest: GUEST,
+            protocol,
+            guest_address: self.peer.guest,
+            remote_address: if remote_port.is_some() { self.peer.remote } else { unspecified },
+            guest_port,
+            remote_port: remote_port.unwrap_or(0),
+        }
+    }
+}
+
+impl<D: Driver> Core<D> {
+    /// One frame as the link gave it. `may_move` is false for frames that came over a lane: a
+    /// frame moves once.
+    pub(crate) fn on_frame(&mut self, frame: Slice, may_move: bool) {
+        if may_move {
+            self.counters.bump(Counter::FramesIn);
+        }
+        let bytes = frame.bytes();
+        let (offload, ethernet) = if self.egress.features().offload_header {
+            match Offload::parse(bytes) {
+                Ok(split) => split,
+                Err(_) => return self.counters.bump(Counter::DroppedOffload),
+            }
+        } else {
+            (Offload::NONE, bytes)
+        };
+        let packet = match parse::parse(ethernet, &offload) {
+            Ok(packet) => packet,
+            Err(reason) => return self.counters.parse_drop(reason),
+        };
+        let mac = packet.ethernet.source;
+        let ip = match &packet.body {
+            Body::Ip(ip) => ip,
+            Body::Arp(arp) => {
+                let answer = self.neighbors.on_arp(arp);
+                return self.on_neighbor_answer(&answer);
+            }
+        };
+        match &ip.content {
+            Content::Fragment(fragment) => self.on_fragment(mac, ip, fragment),
+            Content::Transport(Transport::IcmpV6(icmpv6::Message::Ndp(message))) => {
+                let answer = self.neighbors.on_ndp(&packet.ethernet, ip, message);
+                self.on_neighbor_answer(&answer);
+            }
+            Content::Transport(transport) => {
+                let base = bytes.len() - ethernet.len();
+                let packet_at = base + ethernet::HEADER_LEN;
+                let packet = packet_at..packet_at + ip.bytes.len();
+                let arrival = Arrival {
+                    buffer: &frame,
+                    base,
+                    peer: Peer { mac, guest: ip.source, remote: ip.target },
+                    hop_limit: ip.hop_limit,
+                    gso_size: match offload.gso {
+                        Some(gso) if gso.kind == GsoKind::UdpL4 => gso.size,
+                        _ => 0,
+                    },
+                    transport: packet_at + ip.header_len..packet.end,
+                    quote: frame.sub(packet.start..packet.end.min(packet.start + QUOTE_MAX)),
+                };
+                if let Some(owner) = self.on_transport(&arrival, transport, may_move) {
+                    drop(arrival);
+                    self.hand_over(owner, LaneMessage::Frame(frame.into_parcel()));
+                }
+            }
+        }
+    }
+
+    /// A datagram that was put together from fragments, here or by the core that read them.
+    pub(crate) fn on_reassembled(&mut self, reassembled: Reassembled, may_move: bool) {
+        let datagram = &reassembled.datagram;
+        let parsed = parse::parse_transport(
+            datagram.source,
+            datagram.target,
+            datagram.protocol,
+            &datagram.payload,
+            ChecksumState::Unverified,
+        );
+        let transport = match parsed {
+            Ok(transport) => transport,
+            Err(reason) => return self.counters.parse_drop(reason),
+        };
+        let mut quote = datagram.first_header.clone();
+        quote.extend(datagram.payload.iter().take(QUOTE_MAX.saturating_sub(quote.len())));
+        let buffer = Slice::from_vec(datagram.payload.clone());
+        let arrival = Arrival {
+            buffer: &buffer,
+            base: 0,
+            peer: Peer { mac: reassembled.mac, guest: datagram.source, remote: datagram.target },
+            hop_limit: datagram.hop_limit,
+            gso_size: 0,
+            transport: 0..buffer.len(),
+            quote: Slice::from_vec(quote),
+        };
+        if let Some(owner) = self.on_transport(&arrival, &transport, may_move) {
+            self.hand_over(owner, LaneMessage::Reassembled(Box::new(reassembled)));
+        }
+    }
+
+    /// Hands a transport packet to its flow. Answers with the core that owns it when that is
+    /// another one and the packet may still move.
+    fn on_transport(&mut self, arrival: &Arrival<'_>, transport: &Transport, may_move: bool) -> Option<usize> {
+        let source = arrival.peer.guest;
+        let unspecified = source == Address::UNSPECIFIED_V4 || source == Address::UNSPECIFIED_V6;
+        // An unspecified source is a guest without address: it may ask DHCP and discover
+        // neighbours, which look at it themselves.
+        if !unspecified && !self.admission.may_speak(source) {
+            self.counters.bump(Counter::DroppedSource);
+            return None;
+        }
+        match transport {
+            Transport::Tcp { segment, payload } if !unspecified => {
+                let key = arrival.key(Protocol::Tcp, segment.source_port, Some(segment.target_port));
+                let hash = flow::hash(&key);
+                if may_move && let Some(owner) = self.other_owner(hash) {
+                    return Some(owner);
+                }
+                self.on_tcp(TcpInput {
+                    key,
+                    hash,
+                    peer: arrival.peer,
+                    segment: *segment,
+                    frame: arrival.buffer,
+                    payload_at: arrival.base + payload.start as usize,
+                    payload_len: payload.len(),
+                    hop_limit: arrival.hop_limit,
+                    quote: arrival.quote.bytes(),
+                });
+            }
+            Transport::Udp { source_port, target_port, payload } => {
+                let to_dhcp = *target_port == 67;
+                if unspecified && !to_dhcp {
+                    self.counters.bump(Counter::DroppedSource);
+                    return None;
+                }
+                let key = arrival.key(Protocol::Udp, *source_port, None);
+                let hash = flow::hash(&key);
+                if may_move && let Some(owner) = self.other_owner(hash) {
+                    return Some(owner);
+                }
+                self.on_udp(UdpInput {
+                    key,
+                    hash,
+                    peer: arrival.peer,
+                    target_port: *target_port,
+                    payload: arrival.slice(payload),
+                    gso_size: arrival.gso_size,
+                    hop_limit: arrival.hop_limit,
+                    quote: arrival.quote.clone(),
+                });
+            }
+            Transport::IcmpV4(icmpv4::Message::EchoRequest(echo))
+            | Transport::IcmpV6(icmpv6::Message::EchoRequest(echo))
+                if !unspecified =>
+            {
+                return self.on_echo_request(arrival, echo, may_move);
+            }
+            Transport::Tcp { .. } | Transport::IcmpV4(_) | Transport::IcmpV6(_) => {
+                self.counters.bump(Counter::DroppedIcmp);
+            }
+            Transport::Other { .. } => {
+                self.counters.bump(Counter::DroppedProtocol);
+                self.report_unreachable(arrival.peer, arrival.quote.bytes(), Unreachable::Protocol);
+            }
+        }
+        None
+    }
+
+    fn on_echo_request(&mut self, arrival: &Arrival<'_>, echo: &Echo, may_move: bool) -> Option<usize> {
+        let key = arrival.key(Protocol::Icmp, echo.identifier, None);
+        let hash = flow::hash(&key);
+        if may_move && let Some(owner) = self.other_owner(hash) {
+            return Some(owner);
+        }
+        self.on_echo(EchoInput {
+            key,
+            hash,
+            peer: arrival.peer,
+            message: arrival.buffer.sub(arrival.transport.clone()),
+            hop_limit: arrival.hop_limit,
+            quote: arrival.quote.clone(),
+        });
+        None
+    }
+
+    fn on_fragment(&mut self, mac: MacAddress, ip: &IpPacket<'_>, fragment: &Fragment<'_>) {
+        if !self.admission.may_speak(ip.source) {
+            return self.counters.bump(Counter::DroppedSource);
+        }
+        match self.reassembler.add(self.now, GUEST, ip, fragment) {
+            Outcome::Pending => {}
+            Outcome::Complete(datagram) => {
+                self.counters.bump(Counter::Reassembled);
+                self.on_reassembled(Reassembled { mac, datagram }, true);
+            }
+            Outcome::Dropped(_) => self.counters.bump(Counter::DroppedFragment),
+        }
+    }
+
+    fn on_neighbor_answer(&mut self, answer: &Answer) {
+        if let Some((address, mac)) = answer.learned {
+            self.remember_mac(address, mac);
+        }
+        if let Some(reply) = &answer.reply {
+            self.egress.frame(&mut self.driver, reply.as_slice());
+            self.counters.bump(Counter::FramesOut);
+        }
+    }
+
+    /// Gives up datagrams whose fragments did not all come in time, and says so to the guest.
+    pub(crate) fn expire_fragments(&mut self) {
+        let Self { reassembler, egress, driver, counters, now, .. } = self;
+        reassembler.expire(*now, |expired| {
+            counters.bump(Counter::DroppedFragment);
+            let Some(packet) = expired.first_header else { return };
+            // RFC 792, RFC 4443 §3.3: fragment reassembly time exceeded.
+            let (kind, code) = if expired.source.is_v4() { (11, 1) } else { (3, 1) };
+            let error = IcmpError { kind, code, parameter: 0 };
+            if let Some(mac) = egress.mac_of(&expired.source) {
+                let peer = Peer { mac, guest: expired.source, remote: expired.target };
+                egress.icmp_error(driver, *now, &peer, None, &error, packet);
+            }
+        });
+    }
+}

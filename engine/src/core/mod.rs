@@ -1,0 +1,345 @@
+//! One core: the loop that moves frames and bytes, and everything that it owns.
+//!
+//! # Theory of operation
+//!
+//! A core takes completions a batch at a time. Frames are parsed in place and sorted to their
+//! flows; what a flow takes from a frame stays in the frame's pooled buffer as a slice. Flows that
+//! something happened to are *dirty*; when the batch is through, each dirty flow is flushed once:
+//! one vectored send to its host socket, one round of segments (with at most one pure ACK) to the
+//! guest, one receive armed. All of that is carried out by the one system call with which the next
+//! batch is awaited.
+//!
+//! A core shares nothing with others but lanes: a frame whose flow belongs to another core goes
+//! there as it is. Every bound is a counter ([`crate::counters`]).
+//!
+//! The core runs on any [`Driver`]; time and randomness come in from outside, so a simulated
+//! world can run it unchanged.
+
+pub(crate) mod egress;
+pub(crate) mod ingress;
+pub(crate) mod table;
+pub(crate) mod timers;
+pub(crate) mod token;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use towpath_ring::buffer::{Parcel, Slice};
+use towpath_ring::driver::{Completion, Driver, LinkId, SocketId, Waker};
+use towpath_ring::lane::LaneEnd;
+use towpath_stack::flow::IndirectionTable;
+use towpath_stack::fragment::Reassembler;
+use towpath_stack::neighbor::Neighbors;
+use towpath_stack::{Instant, tcp};
+
+use crate::config::Limits;
+use crate::counters::{Counter, CoreCounters};
+use crate::host::echo::EchoMapping;
+use crate::host::pool::SocketPool;
+use crate::host::tcp::TcpFlow;
+use crate::host::udp::{UdpMapping, UdpRun};
+use crate::policy::admission::Admission;
+use crate::service::message::Reply;
+use egress::Egress;
+use ingress::Reassembled;
+use table::FlowTable;
+use timers::Timers;
+use token::{FlowId, FlowKind};
+
+/// What one core starts with.
+pub(crate) struct CoreSeed {
+    pub(crate) id: usize,
+    pub(crate) link: LinkId,
+    /// Whether this core reads the link (a link with one queue has one reader).
+    pub(crate) reads_link: bool,
+    pub(crate) admission: Admission,
+    pub(crate) neighbors: Neighbors,
+    pub(crate) limits: Limits,
+    pub(crate) mtu: u16,
+    pub(crate) dns_stream: towpath_ring::driver::Remote,
+    pub(crate) lanes: LaneEnd<LaneMessage>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) counters: Arc<CoreCounters>,
+    pub(crate) initial_sequences: std::hash::RandomState,
+}
+
+/// How the cores of one engine reach each other and are told to stop.
+pub(crate) struct Peers {
+    pub(crate) wakers: Vec<std::sync::OnceLock<Waker>>,
+    pub(crate) stop: AtomicBool,
+}
+
+/// What travels between cores.
+pub(crate) enum LaneMessage {
+    /// A frame as the link gave it.
+    Frame(Parcel),
+    /// A datagram put together from fragments by the core that read them.
+    Reassembled(Box<Reassembled>),
+}
+
+/// One core.
+pub(crate) struct Core<D: Driver> {
+    pub(crate) driver: D,
+    pub(crate) now: Instant,
+    pub(crate) counters: Arc<CoreCounters>,
+    pub(crate) admission: Admission,
+    pub(crate) limits: Limits,
+    pub(crate) egress: Egress,
+    pub(crate) tcp_config4: tcp::Config,
+    pub(crate) tcp_config6: tcp::Config,
+    pub(crate) tcp: FlowTable<TcpFlow>,
+    pub(crate) tcp_pending: usize,
+    pub(crate) udp: FlowTable<UdpMapping>,
+    pub(crate) udp_run: UdpRun,
+    pub(crate) echo: FlowTable<EchoMapping>,
+    pub(crate) timers: Timers,
+    /// TCP flows to flush at the end of the batch.
+    pub(crate) dirty: Vec<u32>,
+    /// TCP flows whose host socket is full.
+    pub(crate) blocked: Vec<u32>,
+    /// TCP flows whose receive found no free buffer.
+    pub(crate) starved: Vec<u32>,
+    /// Bytes copied out of pooled buffers.
+    pub(crate) held_bytes: usize,
+    pub(crate) sockets: SocketPool,
+    pub(crate) service: SocketId,
+    pub(crate) dns_stream: towpath_ring::driver::Remote,
+    pub(crate) initial_sequences: std::hash::RandomState,
+    neighbors: Neighbors,
+    reassembler: Reassembler,
+    shards: IndirectionTable,
+    id: usize,
+    link: LinkId,
+    reads_link: bool,
+    lanes: LaneEnd<LaneMessage>,
+    /// Cores that got something over a lane in this batch.
+    to_wake: Vec<bool>,
+    peers: Arc<Peers>,
+}
+
+/// Why a core's loop ended.
+#[derive(Debug)]
+pub(crate) enum CoreEnd {
+    /// It was told to stop.
+    Stopped,
+    /// The link is gone, e.g. because the guest's namespace is.
+    LinkGone(std::io::Error),
+    /// The driver failed.
+    Driver(std::io::Error),
+}
+
+impl<D: Driver> Core<D> {
+    pub(crate) fn new(driver: D, service: SocketId, seed: CoreSeed) -> Self {
+        let cores = seed.peers.wakers.len();
+        let limits = share(seed.limits, cores);
+        let now = Instant::from_nanos(driver.now());
+        let features = driver.link_features(seed.link);
+        let tcp_config = |header: u16| tcp::Config {
+            mss: seed.mtu - header,
+            ..crate::host::tcp::config()
+        };
+        Self {
+            egress: Egress::new(seed.link, features, seed.neighbors.gateway_mac, seed.mtu),
+            now,
+            counters: seed.counters,
+            admission: seed.admission,
+            limits,
+            tcp_config4: tcp_config(40),
+            tcp_config6: tcp_config(60),
+            tcp: FlowTable::new(),
+            tcp_pending: 0,
+            udp: FlowTable::new(),
+            udp_run: UdpRun::default(),
+            echo: FlowTable::new(),
+            timers: Timers::default(),
+            dirty: Vec::with_capacity(256),
+            blocked: Vec::new(),
+            starved: Vec::new(),
+            held_bytes: 0,
+            sockets: SocketPool::default(),
+            service,
+            dns_stream: seed.dns_stream,
+            initial_sequences: seed.initial_sequences,
+            neighbors: seed.neighbors,
+            reassembler: Reassembler::new(Default::default()),
+            shards: IndirectionTable::even(cores),
+            id: seed.id,
+            link: seed.link,
+            reads_link: seed.reads_link,
+            lanes: seed.lanes,
+            to_wake: vec![false; cores],
+            peers: seed.peers,
+            driver,
+        }
+    }
+
+    /// Runs until told to stop or until the link or the driver fails.
+    pub(crate) fn run(&mut self) -> CoreEnd {
+        if self.reads_link {
+            self.driver.read_link(self.link);
+        }
+        self.driver.receive_from(self.service, FlowId::SERVICE.token());
+        self.sockets.refill(&mut self.driver, usize::MAX);
+        let mut completions = Vec::with_capacity(1024);
+        loop {
+            let deadline = self.next_deadline();
+            if let Err(error) = self.driver.wait(deadline, &mut completions) {
+                return CoreEnd::Driver(error);
+            }
+            self.now = Instant::from_nanos(self.driver.now());
+            if self.peers.stop.load(Ordering::Relaxed) {
+                return CoreEnd::Stopped;
+            }
+            let few = completions.len() < 16;
+            for completion in completions.drain(..) {
+                if let Err(end) = self.on_completion(completion) {
+                    return end;
+                }
+            }
+            self.drain_lanes();
+            self.flush_udp_run();
+            self.run_timers();
+            self.relieve_pools();
+            self.flush_dirty();
+            self.wake_peers();
+            self.counters.bump(Counter::Batches);
+            if few {
+                self.sockets.refill(&mut self.driver, 4);
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        let timers = self.timers.next();
+        let fragments = self.reassembler.poll_at();
+        let next = match (timers, fragments) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        // Starved flows wait for buffers that come back without a completion of their own.
+        let retry = (!self.starved.is_empty()).then(|| self.now + Duration::from_millis(1));
+        match (next, retry) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+        .map(Instant::as_nanos)
+    }
+
+    fn on_completion(&mut self, completion: Completion) -> Result<(), CoreEnd> {
+        match completion {
+            Completion::Frame { frame, .. } => self.on_frame(frame, true),
+            Completion::LinkEnd { error, .. } => return Err(CoreEnd::LinkGone(error.into())),
+            Completion::Connected { token, result } => {
+                self.on_connected(FlowId::from_token(token).index, result);
+            }
+            Completion::Sent { token, result } => {
+                self.on_sent(FlowId::from_token(token).index, result);
+            }
+            Completion::Received { token, data } => {
+                self.on_received(FlowId::from_token(token).index, data);
+            }
+            Completion::ReceiveEnd { token, end } => {
+                self.on_receive_end(FlowId::from_token(token).index, end);
+            }
+            Completion::Datagram { token, from, payload, gso_size, .. } => {
+                let id = FlowId::from_token(token);
+                match (id.kind, from) {
+                    (FlowKind::Udp, Some(from)) => {
+                        self.on_host_datagram(id.index, from, payload, gso_size);
+                    }
+                    (FlowKind::Echo, Some(from)) => self.on_host_echo(id.index, from, payload),
+                    (FlowKind::Service, _) => self.on_service_reply(&payload),
+                    _ => {}
+                }
+            }
+            Completion::DatagramError { token, .. } => {
+                self.on_datagram_error(FlowId::from_token(token));
+            }
+            Completion::DatagramEnd { token } => {
+                let id = FlowId::from_token(token);
+                match id.kind {
+                    FlowKind::Udp => self.udp.free(id.index),
+                    FlowKind::Echo => self.echo.free(id.index),
+                    FlowKind::Service | FlowKind::Tcp => {}
+                }
+            }
+            Completion::SendFailed { token, errno } => {
+                self.on_send_failed(FlowId::from_token(token), errno);
+            }
+            Completion::Woken => {}
+        }
+        Ok(())
+    }
+
+    /// The core that owns a flow with this hash, if it is another one.
+    pub(crate) fn other_owner(&self, hash: u32) -> Option<usize> {
+        Some(self.shards.owner(hash)).filter(|&owner| owner != self.id)
+    }
+
+    pub(crate) fn hand_over(&mut self, owner: usize, message: LaneMessage) {
+        match self.lanes.send(owner, message) {
+            Ok(()) => {
+                self.to_wake[owner] = true;
+                self.counters.bump(Counter::LaneOut);
+            }
+            Err(_) => self.counters.bump(Counter::DroppedLane),
+        }
+    }
+
+    fn drain_lanes(&mut self) {
+        while let Some((_, message)) = self.lanes.receive() {
+            match message {
+                LaneMessage::Frame(parcel) => self.on_frame(Slice::from(parcel), false),
+                LaneMessage::Reassembled(datagram) => self.on_reassembled(*datagram, false),
+            }
+        }
+    }
+
+    fn wake_peers(&mut self) {
+        for (core, wake) in self.to_wake.iter_mut().enumerate() {
+            if std::mem::take(wake)
+                && let Some(waker) = self.peers.wakers[core].get()
+            {
+                self.driver.wake(waker);
+            }
+        }
+    }
+
+    fn run_timers(&mut self) {
+        while let Some((at, flow)) = self.timers.pop_due(self.now) {
+            match flow.kind {
+                FlowKind::Tcp => self.on_tcp_timer(at, flow.index),
+                FlowKind::Udp => self.on_udp_timer(at, flow.index),
+                FlowKind::Echo => self.on_echo_timer(at, flow.index),
+                FlowKind::Service => {}
+            }
+        }
+        if self.reassembler.poll_at().is_some_and(|at| at <= self.now) {
+            self.expire_fragments();
+        }
+    }
+
+    fn on_service_reply(&mut self, packet: &Slice) {
+        match Reply::decode(packet.bytes()) {
+            Some(Reply::Dns { guest, guest_port, server, answer }) => {
+                self.dns_answer(guest, guest_port, server, answer);
+            }
+            Some(Reply::Dhcp { mac, to, message }) => self.dhcp_answer(mac, to, message),
+            None => debug_assert!(false, "the control thread speaks our format"),
+        }
+    }
+}
+
+/// Splits limits per guest over the cores that share its flows by hash.
+fn share(limits: Limits, cores: usize) -> Limits {
+    let part = |n: usize| n.div_ceil(cores);
+    Limits {
+        tcp_flows: part(limits.tcp_flows),
+        tcp_pending: part(limits.tcp_pending),
+        udp_flows: part(limits.udp_flows),
+        icmp_flows: part(limits.icmp_flows),
+        buffer_bytes: part(limits.buffer_bytes),
+        ..limits
+    }
+}

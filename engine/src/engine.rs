@@ -1,0 +1,253 @@
+//! The engine: cores and services over the queues of one link, started and stopped as a whole.
+
+use std::fmt;
+use std::hash::RandomState;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+use towpath_ring::driver::uring::{Uring, UringConfig};
+use towpath_ring::driver::{Driver, LinkId, Remote};
+use towpath_ring::frames::tap::TapQueue;
+use towpath_ring::lane::Lanes;
+use towpath_stack::neighbor::Neighbors;
+
+use crate::config::EngineConfig;
+use crate::control::{Control, ServiceCounters};
+use crate::core::{Core, CoreEnd, CoreSeed, Peers};
+use crate::counters::{CoreCounters, Totals};
+use crate::placement::{self, Threads};
+use crate::policy::admission::Admission;
+
+/// Frames that may wait in the lane from one core to another.
+const LANE_FRAMES: usize = 256;
+
+/// A running engine.
+pub struct Engine {
+    threads: Threads,
+    control: Control,
+    peers: Arc<Peers>,
+    counters: Vec<Arc<CoreCounters>>,
+    failed: Arc<Failure>,
+    started: Instant,
+}
+
+/// The first thing that ended a core, and an eventfd that tells of it.
+struct Failure {
+    event: OwnedFd,
+    reason: OnceLock<String>,
+}
+
+/// Why an engine could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// There is no queue to read frames from.
+    NoQueue,
+    /// The control thread could not start.
+    Control(io::Error),
+    /// The threads of the cores could not be made.
+    Threads(io::Error),
+    /// A core could not set up its ring.
+    Ring(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoQueue => write!(f, "the engine was given no TAP queue to read"),
+            Self::Control(e) => write!(f, "the DNS and DHCP services can't start: {e}"),
+            Self::Threads(e) => write!(
+                f,
+                "the engine's threads can't start: {e}; 'towpath doctor' shows what is missing \
+                 (io_uring, or a locked-memory limit of at least 512 KiB: 'ulimit -l')"
+            ),
+            Self::Ring(e) => write!(
+                f,
+                "io_uring can't be set up: {e}; it may be forbidden by a seccomp profile (Docker's \
+                 default does) or by kernel.io_uring_disabled; 'towpath doctor' shows which"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// What an engine did, for the person who ran it.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// All cores' counters.
+    pub totals: Totals,
+    /// DNS and DHCP.
+    pub services: ServiceCounters,
+    /// How long it ran.
+    pub elapsed: Duration,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "in {:.1} s:", self.elapsed.as_secs_f64())?;
+        write!(f, "{}{}", self.totals, self.services)
+    }
+}
+
+impl Engine {
+    /// Starts cores over `queues` (one per core, or fewer: then cores share them for writing and
+    /// the first of each reads) and waits until all of them are ready for frames.
+    pub fn start(config: EngineConfig, queues: Vec<TapQueue>) -> Result<Self, StartError> {
+        if queues.is_empty() {
+            return Err(StartError::NoQueue);
+        }
+        let cores = config.cores.max(1);
+        let (control, services) = Control::start(&config, cores).map_err(StartError::Control)?;
+        let dns_stream = Remote::Unix(control.dns_stream_address());
+        let peers = Arc::new(Peers {
+            wakers: (0..cores).map(|_| OnceLock::new()).collect(),
+            stop: AtomicBool::new(false),
+        });
+        let counters: Vec<_> = (0..cores).map(|_| Arc::new(CoreCounters::new())).collect();
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| StartError::Control(error.into()))?;
+        let failed = Arc::new(Failure { event, reason: OnceLock::new() });
+        let queues = deal(queues, cores).map_err(StartError::Ring)?;
+        let secret = RandomState::new();
+        let neighbors = neighbors(&config);
+        let seeds: Vec<_> = queues
+            .into_iter()
+            .zip(services)
+            .zip(Lanes::mesh(cores, LANE_FRAMES))
+            .enumerate()
+            .map(|(id, (((queue, reads_link), service), lanes))| {
+                let seed = CoreSeed {
+                    id,
+                    link: LinkId(0),
+                    reads_link,
+                    admission: Admission::new(config.network.clone(), config.host_loopback.clone()),
+                    neighbors: neighbors.clone(),
+                    limits: config.limits,
+                    mtu: config.network.mtu,
+                    dns_stream: dns_stream.clone(),
+                    lanes,
+                    peers: Arc::clone(&peers),
+                    counters: Arc::clone(&counters[id]),
+                    initial_sequences: secret.clone(),
+                };
+                Mutex::new(Some((queue, service, seed)))
+            })
+            .collect();
+
+        let (ready, started) = mpsc::channel::<io::Result<()>>();
+        let failure = Arc::clone(&failed);
+        let threads = placement::spawn(cores, config.pin, move |id| {
+            let Some((queue, service, seed)) = seeds[id].lock().ok().and_then(|mut s| s.take()) else {
+                return;
+            };
+            run_core(id, queue, service, seed, &ready, &failure);
+        })
+        .map_err(StartError::Threads)?;
+
+        let engine = Self { threads, control, peers, counters, failed, started: Instant::now() };
+        for _ in 0..cores {
+            match started.recv() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    engine.stop();
+                    return Err(StartError::Ring(error));
+                }
+                Err(_) => {
+                    engine.stop();
+                    return Err(StartError::Threads(io::Error::other("a core ended at its start")));
+                }
+            }
+        }
+        Ok(engine)
+    }
+
+    /// Becomes readable when a core ended by itself: its link is gone, or its driver failed.
+    pub fn failed(&self) -> BorrowedFd<'_> {
+        self.failed.event.as_fd()
+    }
+
+    /// Why a core ended by itself, if one did.
+    pub fn failure(&self) -> Option<&str> {
+        self.failed.reason.get().map(String::as_str)
+    }
+
+    /// All cores' counters as they are now.
+    pub fn totals(&self) -> Totals {
+        Totals::of(self.counters.iter().map(Arc::as_ref))
+    }
+
+    /// Ends all cores and services. Connections that are still open are closed by the host kernel.
+    pub fn stop(self) -> Summary {
+        self.peers.stop.store(true, Ordering::Relaxed);
+        for waker in self.peers.wakers.iter().filter_map(OnceLock::get) {
+            waker.wake();
+        }
+        self.threads.join();
+        let services = self.control.counters();
+        self.control.stop();
+        let totals = Totals::of(self.counters.iter().map(Arc::as_ref));
+        Summary { totals, services, elapsed: self.started.elapsed() }
+    }
+}
+
+fn run_core(
+    id: usize,
+    queue: TapQueue,
+    service: OwnedFd,
+    seed: CoreSeed,
+    ready: &mpsc::Sender<io::Result<()>>,
+    failure: &Failure,
+) {
+    let mut driver = match Uring::new(&UringConfig::default(), vec![queue]) {
+        Ok(driver) => driver,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    let _ = seed.peers.wakers[id].set(driver.waker());
+    let service = driver.adopt(service);
+    let mut core = Core::new(driver, service, seed);
+    let _ = ready.send(Ok(()));
+    let reason = match core.run() {
+        CoreEnd::Stopped => return,
+        CoreEnd::LinkGone(error) => format!("the guest's TAP is gone: {error}"),
+        CoreEnd::Driver(error) => format!("the I/O driver failed: {error}"),
+    };
+    tracing::info!(core = id, "{reason}");
+    let _ = failure.reason.set(reason);
+    let _ = rustix::io::write(&failure.event, &1_u64.to_ne_bytes());
+}
+
+/// Gives each core a queue; cores beyond the number of queues write to a duplicate of one.
+fn deal(queues: Vec<TapQueue>, cores: usize) -> io::Result<Vec<(TapQueue, bool)>> {
+    let mut shared = Vec::new();
+    for core in queues.len()..cores {
+        let queue = &queues[core % queues.len()];
+        let fd = queue.as_fd().try_clone_to_owned()?;
+        shared.push((TapQueue::from_parts(fd, queue.features()), false));
+    }
+    let mut dealt: Vec<_> = queues.into_iter().take(cores).map(|queue| (queue, true)).collect();
+    dealt.append(&mut shared);
+    Ok(dealt)
+}
+
+fn neighbors(config: &EngineConfig) -> Neighbors {
+    let network = &config.network;
+    Neighbors {
+        gateway_mac: network.gateway_mac,
+        gateway4: network.gateway4().octets(),
+        host4: network.host4().octets(),
+        gateway6: network.gateway6().into(),
+        host6: network.host6().into(),
+        link_local6: network.link_local6().into(),
+        prefix6: (network.subnet6.octets(), 64),
+        mtu: network.mtu,
+        dns6: Some(network.gateway6().into()),
+        router_lifetime_s: 1800,
+    }
+}

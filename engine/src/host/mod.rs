@@ -1,0 +1,6 @@
+//! The host's side of flows: sockets, and what is done with them.
+
+pub(crate) mod echo;
+pub(crate) mod pool;
+pub(crate) mod tcp;
+pub(crate) mod udp;

@@ -1,0 +1,717 @@
+//! TCP connections: the state machine towards the guest joined to a host socket.
+//!
+//! # Theory of operation
+//!
+//! **Opening.** A SYN is judged, gets a ready socket and a CONNECT; only when the host side has
+//! accepted does the guest get its SYN-ACK, so that a refused or unreachable connection looks to
+//! the guest as it does to the host.
+//!
+//! **Upload.** In-order payload stays in the frame's pooled buffer and waits in `upload` as slices.
+//! One vectored send per batch hands them to the host socket, without waiting; what the socket
+//! did not take stays, and a small waiting send (its own copy of a few bytes, so that it pins no
+//! pooled buffer) tells when there is room again. When pooled buffers run low the slices of such
+//! *blocked* flows move to memory of their own, within a bound. Bytes are acknowledged once they
+//! are in `upload`: from then on they are ours until the host kernel has them. The window that the
+//! guest may fill is what `upload` may still take.
+//!
+//! **Download.** One receive is outstanding per flow, for at most as many bytes as `download` may
+//! still take; they stay in their pooled buffers, are sent as super-frames that point into them,
+//! and are let go when the guest acknowledged them. A guest that does not read closes its window,
+//! `download` fills, and no receive is armed: backpressure reaches the host's peer by itself.
+//!
+//! **Closing.** Each direction closes by itself: the guest's FIN becomes a shutdown of the host
+//! socket after the last byte of `upload`; the host's end of file becomes a FIN after the last byte
+//! of `download`. A reset on either side becomes a reset on the other.
+//!
+//! **Release.** A flow's key is free for a successor at once; its place in the table is freed when
+//! the driver has completed all that was outstanding on its socket.
+
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+
+use smallvec::SmallVec;
+use towpath_ring::driver::{Driver, Errno, ReceiveEnd, Remote, SendMode, SocketId, SocketKind};
+use towpath_ring::buffer::Slice;
+use towpath_stack::flow::FlowKey;
+use towpath_stack::tcp::segment::Segment;
+use towpath_stack::tcp::{self, Connection, Reason, SendQueue, TimerOutcome};
+use towpath_stack::wire::ethernet::MacAddress;
+use towpath_stack::Instant;
+
+use crate::core::Core;
+use crate::core::egress::{Peer, Unreachable};
+use crate::core::timers::Armed;
+use crate::core::token::FlowId;
+use crate::counters::Counter;
+use crate::policy::admission::{Refusal, Verdict};
+
+/// Receive window at the start; it doubles each time the guest has filled it once.
+const WINDOW_START: u32 = 64 << 10;
+/// Largest receive window. At 15 Gbit/s and a batch every 300 µs a window holds 560 KB.
+const WINDOW_MAX: u32 = 1 << 20;
+/// Bytes of the host's that wait for the guest, at the start and at most.
+const DOWNLOAD_START: u32 = 128 << 10;
+const DOWNLOAD_MAX: u32 = 1 << 20;
+/// Slices of one send, and of one frame to the guest (what the driver takes).
+const SEND_SLICES: usize = 64;
+pub(crate) const FRAME_SLICES: usize = 32;
+/// Receives up to this size are appended to the buffer before them when there is room.
+const COALESCE_MAX: usize = 4096;
+/// Bytes of the waiting send of a blocked flow.
+const PROBE_BYTES: usize = 1024;
+
+/// The connection parameters that do not depend on the link.
+pub(crate) fn config() -> tcp::Config {
+    tcp::Config {
+        window_max: WINDOW_MAX,
+        window_scale: 7,
+        out_of_order_max: WINDOW_MAX,
+        ..tcp::Config::default()
+    }
+}
+
+/// One connection.
+pub(crate) struct TcpFlow {
+    connection: Connection,
+    guest_mac: MacAddress,
+    host: HostSide,
+    upload: VecDeque<Slice>,
+    download: VecDeque<Slice>,
+    upload_bytes: u32,
+    download_bytes: u32,
+    window: u32,
+    window_filled: u32,
+    download_limit: u32,
+    armed: Armed,
+    connect_until: Option<Instant>,
+    pending: Pending,
+    marks: Marks,
+}
+
+/// The host socket's state.
+enum HostSide {
+    /// CONNECT is outstanding; the guest's SYN is kept to quote it in an ICMP error.
+    Connecting { socket: SocketId, syn: Box<[u8]>, reports_errors: bool },
+    /// Connected.
+    Open(SocketId),
+    /// Closed, or given back to the driver to close.
+    Closed,
+}
+
+/// Operations outstanding at the driver.
+#[derive(Clone, Copy, Default)]
+struct Pending {
+    connect: bool,
+    send: bool,
+    receive: bool,
+}
+
+/// Facts about a flow that are yes or no.
+#[derive(Clone, Copy, Default)]
+struct Marks {
+    dirty: bool,
+    blocked: bool,
+    starved: bool,
+    /// The last receive got less than it asked for: the socket is empty, wait before trying.
+    drained: bool,
+    /// The outstanding receive's bytes so far.
+    host_finished: bool,
+    guest_finished: bool,
+    shut_down: bool,
+    host_reset: bool,
+    released: bool,
+}
+
+impl HostSide {
+    fn socket(&self) -> Option<SocketId> {
+        match self {
+            Self::Connecting { socket, .. } | Self::Open(socket) => Some(*socket),
+            Self::Closed => None,
+        }
+    }
+}
+
+impl Pending {
+    fn none(self) -> bool {
+        !(self.connect || self.send || self.receive)
+    }
+}
+
+/// A TCP frame from the guest, parsed.
+pub(crate) struct TcpInput<'a> {
+    pub(crate) key: FlowKey,
+    pub(crate) hash: u32,
+    pub(crate) peer: Peer,
+    pub(crate) segment: Segment,
+    /// The frame, and where its payload begins in it.
+    pub(crate) frame: &'a Slice,
+    pub(crate) payload_at: usize,
+    pub(crate) payload_len: usize,
+    pub(crate) hop_limit: u8,
+    /// The start of the IP packet, as much as an ICMP error quotes.
+    pub(crate) quote: &'a [u8],
+}
+
+impl<D: Driver> Core<D> {
+    /// One segment from the guest.
+    pub(crate) fn on_tcp(&mut self, input: TcpInput<'_>) {
+        let Some(index) = self.tcp.find(&input.key, input.hash) else {
+            return self.on_tcp_without_flow(&input);
+        };
+        let Some(flow) = self.tcp.get_mut(index) else { return };
+        if self.held_bytes > self.limits.buffer_bytes && input.payload_len > 0 && flow.marks.blocked {
+            return self.counters.bump(Counter::DroppedMemory);
+        }
+        let payload = &input.frame.bytes()[input.payload_at..][..input.payload_len];
+        let config = if input.key.guest_address.is_v4() { &self.tcp_config4 } else { &self.tcp_config6 };
+        let received = flow.connection.on_segment(self.now, config, &input.segment, payload);
+        if received.reopen {
+            self.release(index, false);
+            return self.on_tcp_without_flow(&input);
+        }
+        if let Some(reason) = received.dropped {
+            self.counters.bump(if reason == tcp::Dropped::OutOfOrderFull {
+                Counter::DroppedMemory
+            } else {
+                Counter::DroppedTcpSegment
+            });
+        }
+        if received.acked > 0 {
+            let owned = trim(&mut flow.download, received.acked as usize);
+            self.held_bytes -= owned;
+            flow.download_bytes -= received.acked;
+        }
+        if !received.deliver.is_empty() {
+            let (start, end) = (received.deliver.start as usize, received.deliver.end as usize);
+            let at = input.payload_at;
+            flow.take_upload(input.frame.sub(at + start..at + end));
+        } else if input.payload_len > 0 && received.dropped.is_none() {
+            self.counters.bump(Counter::TcpOutOfOrder);
+        }
+        if received.reassembled {
+            while let Some(bytes) = flow.connection.take_reassembled() {
+                self.held_bytes += bytes.len();
+                flow.take_upload(Slice::from_vec(bytes));
+            }
+        }
+        flow.marks.guest_finished |= received.finished;
+        flow.guest_mac = input.peer.mac;
+        if received.reset {
+            self.counters.bump(Counter::TcpResetByGuest);
+            return self.release(index, true);
+        }
+        self.mark_dirty(index);
+    }
+
+    fn on_tcp_without_flow(&mut self, input: &TcpInput<'_>) {
+        let flags = input.segment.flags;
+        if flags.syn() && !flags.ack() && !flags.rst() {
+            self.open_tcp(input);
+        } else if let Some(reset) = tcp::reset_for(&input.segment, input.payload_len as u32) {
+            self.egress.tcp(&mut self.driver, &input.peer, &reset, &[], None);
+            self.counters.bump(Counter::FramesOut);
+        }
+    }
+
+    fn open_tcp(&mut self, input: &TcpInput<'_>) {
+        let (remote, kind) = match self.admission.judge(input.key.remote_address, input.key.remote_port) {
+            Verdict::Host(to) if to.is_ipv4() => (Remote::Inet(to), SocketKind::TcpV4),
+            Verdict::Host(to) => (Remote::Inet(to), SocketKind::TcpV6),
+            Verdict::Dns => (self.dns_stream.clone(), SocketKind::UnixStream),
+            Verdict::Refuse(Refusal::NoSuchGuest) => {
+                self.counters.bump(Counter::RefusedPolicy);
+                return self.report_unreachable(input.peer, input.quote, Unreachable::Host);
+            }
+            Verdict::Refuse(_) | Verdict::Dhcp => {
+                self.counters.bump(Counter::RefusedPolicy);
+                return self.reset(input);
+            }
+            Verdict::Ignore => return self.counters.bump(Counter::DroppedMulticast),
+        };
+        if self.tcp.len() >= self.limits.tcp_flows {
+            self.counters.bump(Counter::RefusedTcpLimit);
+            return self.reset(input);
+        }
+        if self.tcp_pending >= self.limits.tcp_pending {
+            self.counters.bump(Counter::RefusedTcpPending);
+            return self.reset(input);
+        }
+        let Ok(socket) = self.sockets.take(&mut self.driver, kind) else {
+            self.counters.bump(Counter::RefusedSockets);
+            return self.reset(input);
+        };
+        // A guest that sets a hop limit of its own traces a route, or wants it kept: then the
+        // errors that routers send are wanted too. 64 is what nearly every guest uses.
+        let traces = input.hop_limit != 64 && kind != SocketKind::UnixStream;
+        if traces {
+            // Best effort: a host that refuses these still connects.
+            let _ = self.driver.set_hop_limit(socket, input.hop_limit);
+            let _ = self.driver.set_report_errors(socket);
+        }
+        let config = if input.key.guest_address.is_v4() { &self.tcp_config4 } else { &self.tcp_config6 };
+        let first = initial_sequence(&self.initial_sequences, &input.key, self.now);
+        let connect_until = self.now + self.limits.connect_timeout;
+        let flow = TcpFlow {
+            connection: Connection::from_syn(self.now, config, &input.segment, first),
+            guest_mac: input.peer.mac,
+            host: HostSide::Connecting { socket, syn: input.quote.into(), reports_errors: traces },
+            upload: VecDeque::new(),
+            download: VecDeque::new(),
+            upload_bytes: 0,
+            download_bytes: 0,
+            window: WINDOW_START,
+            window_filled: 0,
+            download_limit: DOWNLOAD_START,
+            armed: Armed::default(),
+            connect_until: Some(connect_until),
+            pending: Pending { connect: true, ..Pending::default() },
+            marks: Marks { drained: true, ..Marks::default() },
+        };
+        let index = self.tcp.insert(input.key, input.hash, flow);
+        self.tcp_pending += 1;
+        self.counters.bump(Counter::TcpOpened);
+        let id = FlowId::tcp(index);
+        self.driver.connect(socket, &remote, id.token());
+        if let Some(flow) = self.tcp.get_mut(index) {
+            self.timers.arm(id, &mut flow.armed, Some(connect_until));
+        }
+    }
+
+    fn reset(&mut self, input: &TcpInput<'_>) {
+        if let Some(reset) = tcp::reset_for(&input.segment, input.payload_len as u32) {
+            self.egress.tcp(&mut self.driver, &input.peer, &reset, &[], None);
+            self.counters.bump(Counter::FramesOut);
+        }
+    }
+
+    /// The host side answered a CONNECT.
+    pub(crate) fn on_connected(&mut self, index: u32, result: Result<(), Errno>) {
+        let Some(flow) = self.tcp.get_mut(index) else { return };
+        flow.pending.connect = false;
+        self.tcp_pending -= 1;
+        if flow.marks.released {
+            return self.free_when_idle(index);
+        }
+        flow.connect_until = None;
+        match (result, &flow.host) {
+            (Ok(()), HostSide::Connecting { socket, .. }) => {
+                flow.host = HostSide::Open(*socket);
+                let config =
+                    if self.tcp.key(index).is_some_and(|key| key.guest_address.is_v4()) {
+                        &self.tcp_config4
+                    } else {
+                        &self.tcp_config6
+                    };
+                if let Some(flow) = self.tcp.get_mut(index) {
+                    flow.connection.accept(self.now, config);
+                }
+                self.counters.bump(Counter::TcpConnected);
+                self.mark_dirty(index);
+            }
+            (Err(errno), _) => self.fail_connect(index, errno),
+            (Ok(()), _) => self.release(index, true),
+        }
+    }
+
+    /// Tells the guest why its connection could not be made, as the host learnt it.
+    fn fail_connect(&mut self, index: u32, errno: Errno) {
+        let Some(peer) = self.tcp_peer(index) else { return };
+        let Some(flow) = self.tcp.get_mut(index) else { return };
+        let HostSide::Connecting { socket, syn, reports_errors } =
+            std::mem::replace(&mut flow.host, HostSide::Closed)
+        else {
+            return;
+        };
+        let report = if reports_errors { self.driver.take_error(socket) } else { None };
+        let unreachable = match errno {
+            Errno::HOSTUNREACH | Errno::HOSTDOWN => Some(Unreachable::Host),
+            Errno::NETUNREACH | Errno::NETDOWN | Errno::ADDRNOTAVAIL => Some(Unreachable::Network),
+            Errno::ACCESS | Errno::PERM => Some(Unreachable::Prohibited),
+            _ => None,
+        };
+        self.driver.close(socket, false);
+        if let Some(report) = report
+            && self.relay_socket_error(peer, &syn, &report)
+        {
+            self.counters.bump(Counter::TcpUnreachable);
+        } else if let Some(code) = unreachable {
+            self.counters.bump(Counter::TcpUnreachable);
+            self.report_unreachable(peer, &syn, code);
+        } else {
+            self.counters.bump(if errno == Errno::TIMEDOUT {
+                Counter::TcpTimedOut
+            } else {
+                Counter::TcpRefused
+            });
+            self.send_abort(index);
+        }
+        self.release(index, false);
+    }
+
+    /// A send is complete.
+    pub(crate) fn on_sent(&mut self, index: u32, result: Result<u32, Errno>) {
+        let Some(flow) = self.tcp.get_mut(index) else { return };
+        flow.pending.send = false;
+        if flow.marks.released {
+            return self.free_when_idle(index);
+        }
+        match result {
+            Ok(bytes) => {
+                let bytes = bytes.min(flow.upload_bytes);
+                self.held_bytes -= trim(&mut flow.upload, bytes as usize);
+                flow.upload_bytes -= bytes;
+                self.counters.add(Counter::BytesUp, u64::from(bytes));
+                let blocked = flow.upload_bytes > 0 && bytes == 0;
+                if blocked && !flow.marks.blocked {
+                    self.blocked.push(index);
+                }
+                // After a waiting send got through, try the rest at once.
+                flow.marks.blocked = blocked;
+            }
+            Err(_) => flow.marks.host_reset = true,
+        }
+        self.mark_dirty(index);
+    }
+
+    /// Bytes from the host.
+    pub(crate) fn on_received(&mut self, index: u32, data: Slice) {
+        let Some(flow) = self.tcp.get_mut(index) else { return };
+        if flow.marks.released {
+            return;
+        }
+        flow.download_bytes += data.len() as u32;
+        let small = data.len() <= COALESCE_MAX;
+        if !(small && flow.download.back_mut().is_some_and(|last| last.try_append(data.bytes()))) {
+            flow.download.push_back(data);
+        }
+        self.mark_dirty(index);
+    }
+
+    /// A receive is complete.
+    pub(crate) fn on_receive_end(&mut self, index: u32, end: ReceiveEnd) {
+        let Some(flow) = self.tcp.get_mut(index) else { return };
+        flow.pending.receive = false;
+        if flow.marks.released {
+            return self.free_when_idle(index);
+        }
+        match end {
+            ReceiveEnd::Partial => {}
+            ReceiveEnd::Eof => flow.marks.host_finished = true,
+            ReceiveEnd::Starved => {
+                flow.marks.starved = true;
+                self.starved.push(index);
+            }
+            ReceiveEnd::Canceled => {}
+            ReceiveEnd::Failed(_) => flow.marks.host_reset = true,
+        }
+        self.mark_dirty(index);
+    }
+
+    /// A flow's deadline came.
+    pub(crate) fn on_tcp_timer(&mut self, at: Instant, index: u32) {
+        let now = self.now;
+        let Some(key) = self.tcp.key(index).copied() else { return };
+        let Some(flow) = self.tcp.get_mut(index) else { return };
+        if !flow.armed.fired(at) || flow.marks.released {
+            return;
+        }
+        if flow.connect_until.is_some_and(|until| until <= now) {
+            return self.fail_connect(index, Errno::TIMEDOUT);
+        }
+        if flow.connection.poll_at().is_some_and(|due| due <= now) {
+            let config = if key.guest_address.is_v4() { &self.tcp_config4 } else { &self.tcp_config6 };
+            if let TimerOutcome::Gone(reason) = flow.connection.on_timer(now, config) {
+                let regular = reason == Reason::TimeWaitOver;
+                if !regular {
+                    self.counters.bump(Counter::TcpGone);
+                }
+                return self.release(index, !regular);
+            }
+        }
+        self.mark_dirty(index);
+    }
+
+    pub(crate) fn mark_dirty(&mut self, index: u32) {
+        if let Some(flow) = self.tcp.get_mut(index)
+            && !std::mem::replace(&mut flow.marks.dirty, true)
+        {
+            self.dirty.push(index);
+        }
+    }
+
+    /// Carries out what became due for the flows that something happened to.
+    pub(crate) fn flush_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
+            if let Some(flow) = self.tcp.get_mut(index) {
+                flow.marks.dirty = false;
+                if !flow.marks.released {
+                    self.flush(index);
+                }
+            }
+        }
+        self.dirty = dirty;
+    }
+
+    fn flush(&mut self, index: u32) {
+        let Some(peer) = self.tcp_peer(index) else { return };
+        let Some(flow) = self.tcp.get_mut(index) else { return };
+        let token = FlowId::tcp(index).token();
+        let open = match flow.host {
+            HostSide::Open(socket) => Some(socket),
+            _ => None,
+        };
+
+        if let Some(socket) = open {
+            flow.flush_upload(&mut self.driver, socket, token);
+        }
+
+        let stream_free = self.driver.levels().stream_free;
+        let room = flow.window.saturating_sub(flow.upload_bytes);
+        flow.connection.set_receive_room(room);
+        let config = if peer.guest.is_v4() { &self.tcp_config4 } else { &self.tcp_config6 };
+        let mut frames = 0;
+        loop {
+            let queue = SendQueue {
+                bytes: flow.download_bytes,
+                finished: flow.marks.host_finished,
+                segment_max: self.egress.tcp_segment_max(peer.guest, config.mss),
+            };
+            let Some(transmit) = flow.connection.poll_transmit(self.now, config, &queue) else {
+                break;
+            };
+            let payload = slices(&flow.download, transmit.payload.start, transmit.payload.end);
+            self.egress.tcp(&mut self.driver, &peer, &transmit.segment, &payload, transmit.gso_size);
+            frames += 1;
+            if transmit.retransmission {
+                self.counters.bump(Counter::TcpRetransmissions);
+            }
+            self.counters.add(Counter::BytesDown, u64::from(transmit.payload.end - transmit.payload.start));
+        }
+        self.counters.add(Counter::FramesOut, frames);
+
+        if flow.marks.host_reset {
+            // What could be sent went out above; the reset follows it in sequence.
+            self.counters.bump(Counter::TcpResetByHost);
+            self.send_abort(index);
+            return self.release(index, true);
+        }
+        if flow.connection.is_closed() {
+            return self.release(index, false);
+        }
+        if let Some(socket) = open {
+            if flow.marks.host_finished && flow.marks.shut_down && flow.pending.none() {
+                // Both directions are through on the host's side: the socket's work is done.
+                flow.host = HostSide::Closed;
+                self.driver.close(socket, false);
+            } else if !flow.marks.host_finished && !flow.pending.receive && !flow.marks.starved {
+                flow.arm_receive(&mut self.driver, socket, token, stream_free);
+            }
+        }
+        let deadline = match (flow.connection.poll_at(), flow.connect_until) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        self.timers.arm(FlowId::tcp(index), &mut flow.armed, deadline);
+    }
+
+    /// Sends a reset to the guest, in sequence, if its state wants one.
+    fn send_abort(&mut self, index: u32) {
+        let Some(peer) = self.tcp_peer(index) else { return };
+        if let Some(flow) = self.tcp.get_mut(index)
+            && let Some(segment) = flow.connection.abort()
+        {
+            self.egress.tcp(&mut self.driver, &peer, &segment, &[], None);
+            self.counters.bump(Counter::FramesOut);
+        }
+    }
+
+    /// Ends a flow: its key is free at once, its place when the driver has let go of its socket.
+    fn release(&mut self, index: u32, reset: bool) {
+        self.tcp.unlist(index);
+        let Some(flow) = self.tcp.get_mut(index) else { return };
+        if std::mem::replace(&mut flow.marks.released, true) {
+            return;
+        }
+        if let Some(socket) = flow.host.socket() {
+            self.driver.close(socket, reset);
+        }
+        flow.host = HostSide::Closed;
+        let held: usize =
+            flow.upload.iter().chain(&flow.download).filter(|s| !s.is_pooled()).map(Slice::len).sum();
+        self.held_bytes -= held;
+        flow.upload = VecDeque::new();
+        flow.download = VecDeque::new();
+        self.free_when_idle(index);
+    }
+
+    fn free_when_idle(&mut self, index: u32) {
+        if self.tcp.get(index).is_some_and(|flow| flow.marks.released && flow.pending.none()) {
+            self.tcp.free(index);
+        }
+    }
+
+    fn tcp_peer(&self, index: u32) -> Option<Peer> {
+        let key = self.tcp.key(index)?;
+        let flow = self.tcp.get(index)?;
+        Some(Peer { mac: flow.guest_mac, guest: key.guest_address, remote: key.remote_address })
+    }
+
+    /// Keeps pooled buffers from being pinned by flows that stand still.
+    pub(crate) fn relieve_pools(&mut self) {
+        let levels = self.driver.levels();
+        if levels.tap_free < levels.tap_total / 2 {
+            for index in std::mem::take(&mut self.blocked) {
+                let Some(flow) = self.tcp.get_mut(index) else { continue };
+                if flow.marks.blocked && !flow.marks.released {
+                    let (count, bytes) = own_memory(&mut flow.upload);
+                    self.held_bytes += bytes;
+                    self.counters.add(Counter::BufferCopies, count);
+                }
+            }
+        }
+        if levels.stream_free < levels.stream_total / 4 && self.held_bytes < self.limits.buffer_bytes {
+            for (_, flow) in self.tcp.iter_mut() {
+                if flow.marks.released || flow.download_bytes == 0 {
+                    continue;
+                }
+                let (count, bytes) = own_memory(&mut flow.download);
+                self.held_bytes += bytes;
+                self.counters.add(Counter::BufferCopies, count);
+                if self.held_bytes >= self.limits.buffer_bytes {
+                    break;
+                }
+            }
+        }
+        if !self.starved.is_empty() && levels.stream_free > levels.stream_total / 8 {
+            for index in std::mem::take(&mut self.starved) {
+                if let Some(flow) = self.tcp.get_mut(index) {
+                    flow.marks.starved = false;
+                    self.mark_dirty(index);
+                }
+            }
+        }
+    }
+}
+
+impl TcpFlow {
+    fn take_upload(&mut self, slice: Slice) {
+        let bytes = slice.len() as u32;
+        self.upload_bytes += bytes;
+        self.upload.push_back(slice);
+        // The window doubles for a guest that fills it, as long as the host side keeps up.
+        self.window_filled += bytes;
+        if self.window_filled >= self.window && self.window < WINDOW_MAX && !self.marks.blocked {
+            self.window *= 2;
+            self.window_filled = 0;
+        }
+    }
+
+    fn flush_upload<D: Driver>(&mut self, driver: &mut D, socket: SocketId, token: u64) {
+        if self.pending.send {
+            return;
+        }
+        if self.upload_bytes > 0 {
+            self.pending.send = true;
+            if self.marks.blocked {
+                let first = &self.upload[0];
+                let probe = first.bytes()[..first.len().min(PROBE_BYTES)].to_vec();
+                driver.send(socket, &[Slice::from_vec(probe)], SendMode::WhenWritable, token);
+            } else {
+                let (head, tail) = self.upload.as_slices();
+                if tail.is_empty() || head.len() >= SEND_SLICES {
+                    driver.send(socket, &head[..head.len().min(SEND_SLICES)], SendMode::Now, token);
+                } else {
+                    let all: SmallVec<[Slice; SEND_SLICES]> =
+                        self.upload.iter().take(SEND_SLICES).cloned().collect();
+                    driver.send(socket, &all, SendMode::Now, token);
+                }
+            }
+        } else if self.marks.guest_finished && !std::mem::replace(&mut self.marks.shut_down, true) {
+            driver.shutdown_write(socket);
+        }
+    }
+
+    fn arm_receive<D: Driver>(&mut self, driver: &mut D, socket: SocketId, token: u64, free: usize) {
+        // No flow takes more than an eighth of what is free, so that one slow guest connection
+        // leaves buffers to all others.
+        let fair = (free as u32 / 8).max(1) * 16_384;
+        let limit = self.download_limit.min(fair.max(16_384));
+        let room = limit.saturating_sub(self.download_bytes);
+        if room < 16_384.min(limit) && self.download_bytes > 0 {
+            return;
+        }
+        self.pending.receive = true;
+        driver.receive(socket, room, self.download_bytes == 0, token);
+        if self.download_limit < DOWNLOAD_MAX && self.download_bytes >= self.download_limit / 2 {
+            self.download_limit *= 2;
+        }
+    }
+}
+
+/// Drops `bytes` from the front; returns how many of them were in memory of their own.
+fn trim(queue: &mut VecDeque<Slice>, mut bytes: usize) -> usize {
+    let mut owned = 0;
+    while bytes > 0 {
+        let Some(first) = queue.front_mut() else { break };
+        let n = bytes.min(first.len());
+        if !first.is_pooled() {
+            owned += n;
+        }
+        if n == first.len() {
+            queue.pop_front();
+        } else {
+            first.advance(n);
+        }
+        bytes -= n;
+    }
+    owned
+}
+
+/// The slices of `queue` that hold the bytes `start..end`. More than a frame can point to are
+/// gathered into one copy (a host peer that sends in tiny pieces).
+fn slices(queue: &VecDeque<Slice>, start: u32, end: u32) -> SmallVec<[Slice; 8]> {
+    let (mut skip, mut left) = (start as usize, (end - start) as usize);
+    let mut out = SmallVec::new();
+    if left == 0 {
+        return out;
+    }
+    for slice in queue {
+        if skip >= slice.len() {
+            skip -= slice.len();
+            continue;
+        }
+        let n = left.min(slice.len() - skip);
+        out.push(slice.sub(skip..skip + n));
+        skip = 0;
+        left -= n;
+        if left == 0 {
+            break;
+        }
+    }
+    if out.len() > FRAME_SLICES {
+        let whole = out.iter().flat_map(|slice: &Slice| slice.bytes()).copied().collect();
+        out = SmallVec::from_iter([Slice::from_vec(whole)]);
+    }
+    out
+}
+
+/// Copies all pooled slices of a queue to one owned slice each; returns how many, and their bytes.
+fn own_memory(queue: &mut VecDeque<Slice>) -> (u64, usize) {
+    let (mut count, mut bytes) = (0, 0);
+    for slice in queue.iter_mut().filter(|slice| slice.is_pooled()) {
+        bytes += slice.len();
+        count += 1;
+        *slice = Slice::from_vec(slice.bytes().to_vec());
+    }
+    (count, bytes)
+}
+
+/// An initial sequence number (RFC 6528 §3): a keyed hash of the connection's addresses and ports,
+/// plus a clock that advances once every 4 µs.
+fn initial_sequence(secret: &std::hash::RandomState, key: &FlowKey, now: Instant) -> u32 {
+    let clock = (now.as_nanos() / 4_000) as u32;
+    (secret.hash_one(key) as u32).wrapping_add(clock)
+}
+
+

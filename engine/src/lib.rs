@@ -1,0 +1,16 @@
+//! A user-mode network for containers and VMs: raw ethernet frames come in from a guest, ordinary
+//! sockets of this process carry them on.
+//!
+//! The engine is a library; the `towpath` binary is its first user. `ARCHITECTURE.md` at the root
+//! of the repository follows a frame through the files.
+
+pub mod config;
+pub mod control;
+pub(crate) mod core;
+pub mod counters;
+pub mod engine;
+pub(crate) mod host;
+pub(crate) mod placement;
+pub(crate) mod policy;
+pub mod ports;
+pub mod service;

@@ -1,0 +1,261 @@
+//! A DHCPv4 server for the guests of one segment (RFC 2131, options of RFC 2132).
+//!
+//! It is sans-IO: a message and the time come in, an answer goes out. It owns its segment: no
+//! other server can be there, because every frame passes the engine. So it is authoritative, and
+//! where RFC 2131 §4.3.2 tells a server that knows nothing of a client to keep silent for the sake
+//! of others, this one decides: a client that comes with an address which is free gets it (after a
+//! restart of the engine guests keep theirs), and with any other it gets a NAK and starts afresh
+//! without waiting for a timeout.
+//!
+//! [`message`] takes what clients send apart, [`leases`] knows who has which address, [`reply`]
+//! writes what clients get; this file has the states of RFC 2131 §4.3.
+
+mod leases;
+mod message;
+mod reply;
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use towpath_stack::Instant;
+
+use self::leases::{Client, Leases, Pool};
+use self::message::{ClientMessage, Kind};
+use self::reply::{Offer, Writer};
+use super::counters::{Counter, Counters};
+use crate::config::Network;
+
+/// How long an offered address is kept for the client.
+const OFFER_TIME: Duration = Duration::from_secs(60);
+/// How long an address is put aside that a client found in use.
+const DECLINE_TIME: Duration = Duration::from_secs(600);
+/// The shortest lease that a client gets when it asks for less.
+const LEASE_MIN: Duration = Duration::from_secs(60);
+
+/// The server's state: its settings, and who has which address.
+#[derive(Debug)]
+pub(crate) struct Server {
+    gateway: Ipv4Addr,
+    lease: Duration,
+    pool: Pool,
+    leases: Leases,
+    writer: Writer,
+    counters: Arc<Counters>,
+}
+
+/// An answer and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// Hardware address that it goes to, unless it is a broadcast.
+    pub(crate) mac: [u8; 6],
+    /// Address that it goes to; `None` is a broadcast.
+    pub(crate) to: Option<Ipv4Addr>,
+    /// The UDP payload.
+    pub(crate) message: Vec<u8>,
+}
+
+impl Server {
+    pub(crate) fn new(network: &Network, counters: Arc<Counters>) -> Self {
+        let pool = Pool::of(network);
+        Self {
+            gateway: network.gateway4(),
+            lease: network.lease,
+            pool,
+            leases: Leases::new(pool),
+            writer: Writer::new(network),
+            counters,
+        }
+    }
+
+    /// Takes one message that came at `now` in a frame from `mac`; the answer, if it gets one.
+    pub(crate) fn on_message(
+        &mut self,
+        now: Instant,
+        mac: [u8; 6],
+        bytes: &[u8],
+    ) -> Option<Answer> {
+        let Some(message) = ClientMessage::parse(bytes) else {
+            self.counters.add(Counter::DhcpMalformed);
+            return None;
+        };
+        // A relay must be on the segment: no other subnet has addresses here.
+        if !message.relay.is_unspecified() && !self.pool.subnet_contains(message.relay) {
+            self.counters.add(Counter::DhcpMalformed);
+            return None;
+        }
+        let (counter, reply) = match message.kind {
+            Kind::Discover => (Counter::DhcpDiscover, self.on_discover(now, &message)),
+            Kind::Request => (Counter::DhcpRequest, self.on_request(now, &message)),
+            Kind::Inform => (Counter::DhcpInform, self.on_inform(&message)),
+            Kind::Decline => (Counter::DhcpDecline, self.on_decline(now, &message)),
+            Kind::Release => (Counter::DhcpRelease, self.on_release(now, &message)),
+        };
+        self.counters.add(counter);
+        let reply = reply?;
+        self.counters.add(reply.counter());
+        let (to, is_client) = target(&message, &reply);
+        let mac = if is_client { message.hardware } else { mac };
+        Some(Answer {
+            mac,
+            to,
+            message: self.writer.write(&message, &reply)?,
+        })
+    }
+
+    /// RFC 2131 §4.3.1; with rapid commit the offer is the lease (RFC 4039 §3.1).
+    fn on_discover(&mut self, now: Instant, message: &ClientMessage) -> Option<Reply> {
+        let client = Client::of(message);
+        let Some(address) = self
+            .leases
+            .choose(now, &client, message.hardware, message.requested)
+        else {
+            self.counters.add(Counter::DhcpExhausted);
+            return None;
+        };
+        let lease = self.lease_for(message);
+        if message.rapid_commit {
+            self.leases.bind(now, client, address, lease);
+            return Some(Reply::Ack(Offer {
+                address,
+                lease,
+                rapid_commit: true,
+            }));
+        }
+        self.leases.offer(now, client, address, OFFER_TIME);
+        Some(Reply::Offer(Offer {
+            address,
+            lease,
+            rapid_commit: false,
+        }))
+    }
+
+    /// RFC 2131 §4.3.2: which state the client is in shows in what it has filled in.
+    fn on_request(&mut self, now: Instant, message: &ClientMessage) -> Option<Reply> {
+        let client = Client::of(message);
+        let address = match (message.server, message.requested) {
+            // SELECTING, and another server was chosen: its offer stands, ours is void.
+            (Some(server), _) if server != self.gateway => {
+                self.leases.withdraw(now, &client);
+                return None;
+            }
+            // SELECTING ours, or INIT-REBOOT.
+            (_, Some(requested)) if message.address.is_unspecified() => requested,
+            // RENEWING or REBINDING. Some clients repeat the address as option 50, which they
+            // must not, but it means the same.
+            (_, None) if !message.address.is_unspecified() => message.address,
+            (_, Some(requested)) if requested == message.address => requested,
+            _ => return self.malformed(),
+        };
+        if !self
+            .leases
+            .may_have(now, &client, message.hardware, address)
+        {
+            return Some(Reply::Nak);
+        }
+        let lease = self.lease_for(message);
+        self.leases.bind(now, client, address, lease);
+        Some(Reply::Ack(Offer {
+            address,
+            lease,
+            rapid_commit: false,
+        }))
+    }
+
+    /// RFC 2131 §4.3.5: settings alone, for a client that has its address from elsewhere.
+    fn on_inform(&mut self, message: &ClientMessage) -> Option<Reply> {
+        if self.pool.subnet_contains(message.address) {
+            Some(Reply::Settings)
+        } else {
+            self.malformed()
+        }
+    }
+
+    /// RFC 2131 §4.3.3: someone else has the address, who did not get it from here.
+    fn on_decline(&mut self, now: Instant, message: &ClientMessage) -> Option<Reply> {
+        if message.server.is_some_and(|server| server != self.gateway) {
+            return None;
+        }
+        let Some(address) = message.requested else {
+            return self.malformed();
+        };
+        if self
+            .leases
+            .decline(now, &Client::of(message), address, DECLINE_TIME)
+        {
+            tracing::info!("a guest declined {address}: another host uses it");
+        }
+        None
+    }
+
+    /// RFC 2131 §4.3.4: the address is free, but remembered for this client.
+    fn on_release(&mut self, now: Instant, message: &ClientMessage) -> Option<Reply> {
+        if message.server.is_none_or(|server| server == self.gateway) {
+            self.leases
+                .release(now, &Client::of(message), message.address);
+        }
+        None
+    }
+
+    fn malformed(&self) -> Option<Reply> {
+        self.counters.add(Counter::DhcpMalformed);
+        None
+    }
+
+    /// What the client asks for, but not more than configured.
+    fn lease_for(&self, message: &ClientMessage) -> Duration {
+        match message.lease_secs {
+            Some(wanted) => {
+                let wanted = Duration::from_secs(u64::from(wanted));
+                wanted.max(LEASE_MIN).min(self.lease)
+            }
+            None => self.lease,
+        }
+    }
+}
+
+/// What the server says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reply {
+    Offer(Offer),
+    Ack(Offer),
+    /// An ACK to INFORM: no address, no lease.
+    Settings,
+    Nak,
+}
+
+impl Reply {
+    fn counter(&self) -> Counter {
+        match self {
+            Self::Offer(_) => Counter::DhcpOffer,
+            Self::Ack(_) | Self::Settings => Counter::DhcpAck,
+            Self::Nak => Counter::DhcpNak,
+        }
+    }
+
+    fn address(&self) -> Option<Ipv4Addr> {
+        match self {
+            Self::Offer(offer) | Self::Ack(offer) => Some(offer.address),
+            Self::Settings | Self::Nak => None,
+        }
+    }
+}
+
+/// Where a reply goes (RFC 2131 §4.1), and whether that is the client itself, which has no
+/// address yet, rather than who sent the frame.
+fn target(message: &ClientMessage, reply: &Reply) -> (Option<Ipv4Addr>, bool) {
+    if !message.relay.is_unspecified() {
+        (Some(message.relay), false)
+    } else if *reply == Reply::Nak {
+        (None, false)
+    } else if !message.address.is_unspecified() {
+        (Some(message.address), false)
+    } else if message.broadcast {
+        (None, false)
+    } else {
+        (reply.address(), true)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! The test binary's second lives: it re-executes itself where a test needs a small program.
+//!
+//! - `leash PROGRAM ARG…` becomes PROGRAM, killed when the thread that started it ends.
+//!   `@in` and `@out` among the arguments become the numbers of descriptors that are copies of
+//!   stdin and stdout, which are then `/dev/null`: that is how a descriptor is handed to one child
+//!   and to no other that happens to be started meanwhile.
+//! - `hold` sends its network namespace over stdin, a socket, and lives until that is closed.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{IoSlice, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+/// The first argument that asks for [`leash`].
+pub(crate) const LEASH: &str = "leash";
+/// The first argument that asks for [`hold`].
+pub(crate) const HOLD: &str = "hold";
+
+/// Runs another life if the arguments ask for one.
+pub(crate) fn dispatch() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next()?.to_str()? {
+        LEASH => Some(leash(arguments.collect())),
+        HOLD => Some(hold()),
+        _ => None,
+    }
+}
+
+fn leash(arguments: Vec<OsString>) -> ExitCode {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .expect("the signal is valid");
+    let arguments: Vec<OsString> = arguments
+        .into_iter()
+        .map(|argument| match argument.to_str() {
+            Some("@in") => pass_on(&std::io::stdin()),
+            Some("@out") => pass_on(&std::io::stdout()),
+            _ => argument,
+        })
+        .collect();
+    let error = Command::new(&arguments[0]).args(&arguments[1..]).exec();
+    eprintln!("{}: {error}", arguments[0].display());
+    ExitCode::FAILURE
+}
+
+/// A copy of a standard descriptor that survives `exec`, in whose place `/dev/null` is put.
+fn pass_on(standard: &impl AsFd) -> OsString {
+    let copy = fcntl_dupfd_cloexec(standard, 3).expect("a descriptor is free");
+    fcntl_setfd(&copy, FdFlags::empty()).expect("the descriptor is open");
+    let null = File::options().read(true).write(true).open("/dev/null").expect("/dev/null opens");
+    match standard.as_fd().as_raw_fd() {
+        0 => rustix::stdio::dup2_stdin(null).expect("stdin can be replaced"),
+        _ => rustix::stdio::dup2_stdout(null).expect("stdout can be replaced"),
+    }
+    copy.into_raw_fd().to_string().into()
+}
+
+fn hold() -> ExitCode {
+    let namespace = File::open("/proc/self/ns/net").expect("/proc shows this process");
+    let stdin = std::io::stdin();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [namespace.as_fd()];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    sendmsg(&stdin, &[IoSlice::new(b"n")], &mut control, SendFlags::empty())
+        .expect("stdin is the socket that the test gave");
+    // Closed by the test when it is done with this guest.
+    let _ = stdin.lock().read(&mut [0]);
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,301 @@
+//! `compare`: every case at every MTU through every peer, in turn.
+//!
+//! Noise on a machine comes in phases, so the peers of one case run right after one another (A B C A B C), and medians
+//! are compared within that group only. Every run starts from nothing: new namespaces, a new server, a new
+//! engine. What else the machine does is measured just before each run and stands beside its result.
+
+use std::collections::HashSet;
+use std::fs;
+use std::hash::Hash;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use crate::cases::{self, Case};
+use crate::cpu::{Machine, usage_of_tree};
+use crate::facts::Facts;
+use crate::failure::{Context, Outcome};
+use crate::loadgen::{Measured, parse_seconds};
+use crate::peers::{self, Peer, Presence};
+use crate::report::{End, Report, Run, Sample};
+use crate::sandbox;
+use crate::table::number;
+use crate::world::World;
+
+/// How long the machine is watched before a run.
+const WATCH: Duration = Duration::from_millis(200);
+/// What a client may take beyond the length of its load: connecting, stalls, the tail.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The hidden option that tells the inner process from the outer one.
+const INSIDE: &str = "--inside";
+
+/// Options of `compare`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Networks to compare, and limits to show beside them
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "towpath,pasta,slirp4netns,veth,veth-no-offload,loopback"
+    )]
+    peers: Vec<Peer>,
+    /// Loads to run
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "tcp-up,tcp-down,tcp-rr,tcp-connect,tcp-idle"
+    )]
+    cases: Vec<Case>,
+    /// MTUs of the guest's link, in bytes
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1500,65520",
+        value_parser = clap::value_parser!(u32).range(576..=65_520)
+    )]
+    mtu: Vec<u32>,
+    /// Runs of each peer in each case
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Length of each load
+    #[arg(long, default_value = "4", value_parser = parse_seconds)]
+    seconds: Duration,
+    /// TCP congestion control at guest and host, for engines' sockets as well
+    #[arg(long, value_name = "NAME", default_value = "reno")]
+    congestion: String,
+    /// The towpath program [default: the one beside this program, else the one on the path]
+    #[arg(long, value_name = "PATH")]
+    towpath: Option<PathBuf>,
+    /// Where to write results.json and table.txt
+    #[arg(long, value_name = "DIR", default_value = "target/perf")]
+    out: PathBuf,
+    #[arg(long, hide = true)]
+    inside: bool,
+}
+
+/// Runs the comparison. The exit code says whether every run of every present peer was measured.
+///
+/// # Errors
+/// The namespaces or the result files cannot be made.
+pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
+    if !args.inside {
+        return sandbox::run_inside(INSIDE);
+    }
+    sandbox::enter()?;
+    let plan = Plan::new(args);
+    fs::create_dir_all(&args.out).doing(format_args!("make {}", args.out.display()))?;
+    let mut report = Report {
+        facts: Facts::gather(&args.congestion),
+        rounds: args.rounds,
+        seconds: args.seconds.as_secs_f64(),
+        peers: plan.peers.clone(),
+        runs: Vec::new(),
+    };
+    let present: Vec<Peer> = plan
+        .peers
+        .iter()
+        .filter(|one| one.missing.is_none())
+        .map(|one| one.peer)
+        .collect();
+    let total = plan.mtus.len() * plan.cases.len() * present.len() * args.rounds as usize;
+    for &mtu in &plan.mtus {
+        for &case in &plan.cases {
+            for round in 1..=args.rounds {
+                for &peer in &present {
+                    let run = plan.one(args, mtu, case, round, peer);
+                    report.runs.push(run);
+                    progress(report.runs.len(), total, report.runs.last());
+                }
+            }
+            // What has been measured is kept when a long comparison is broken off.
+            write(args, &report)?;
+        }
+    }
+    print!("{}", report.to_text());
+    println!(
+        "\nAll numbers are in {}",
+        args.out.join("results.json").display()
+    );
+    let failed = report
+        .runs
+        .iter()
+        .any(|run| matches!(run.end, End::Failed(_)));
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// What is to run, without doubles.
+struct Plan {
+    towpath: PathBuf,
+    peers: Vec<Presence>,
+    cases: Vec<Case>,
+    mtus: Vec<u32>,
+}
+
+impl Plan {
+    fn new(args: &Args) -> Plan {
+        let towpath = args.towpath.clone().unwrap_or_else(peers::default_towpath);
+        let peers = once_each(args.peers.iter().map(|peer| (peer.name(), *peer)));
+        Plan {
+            peers: peers.into_iter().map(|peer| peer.look(&towpath)).collect(),
+            cases: once_each(args.cases.iter().map(|case| (case.name(), *case))),
+            mtus: once_each(args.mtu.iter().map(|mtu| (*mtu, *mtu))),
+            towpath,
+        }
+    }
+
+    fn one(&self, args: &Args, mtu: u32, case: Case, round: u32, peer: Peer) -> Run {
+        let before = Machine::now();
+        thread::sleep(WATCH);
+        let load_before = Machine::now().load_since(before);
+        let end = World::build(peer, mtu, &args.congestion, &self.towpath)
+            .and_then(|mut world| sample(&mut world, mtu, case, args.seconds))
+            .map_or_else(|failure| End::Failed(failure.to_string()), End::Measured);
+        Run {
+            mtu,
+            case,
+            peer,
+            round,
+            load_before,
+            end,
+        }
+    }
+}
+
+/// Runs one load in a world that is ready.
+fn sample(world: &mut World, mtu: u32, case: Case, seconds: Duration) -> Outcome<Sample> {
+    let engine = world.engine();
+    let usage = || engine.map(usage_of_tree);
+    let before = usage();
+    let machine_before = Machine::now();
+    let mut memory_peak = before.map(|usage| usage.memory_bytes);
+    let mut client = world.client(&case.client_args(seconds, mtu))?;
+    let output = client.finish(seconds + PATIENCE, || {
+        if case.watches_memory() {
+            memory_peak = memory_peak.max(usage().map(|usage| usage.memory_bytes));
+        }
+    });
+    let machine_cpu_s = Machine::now().busy_since(machine_before).as_secs_f64();
+    let after = usage();
+    // An engine that died is the reason why the client failed.
+    world.check_engine()?;
+    let measured: Measured = serde_json::from_str(&output?).doing("read the client's result")?;
+    let engine_cpu_s = before
+        .zip(after)
+        .map(|(before, after)| after.cpu.saturating_sub(before.cpu).as_secs_f64());
+    let growth = before
+        .zip(memory_peak)
+        .map(|(before, peak)| peak.saturating_sub(before.memory_bytes));
+    let metrics = cases::metrics(&measured, growth);
+    Ok(Sample {
+        client: measured,
+        metrics,
+        engine_cpu_s,
+        machine_cpu_s,
+    })
+}
+
+/// One line per run, for whoever waits.
+fn progress(done: usize, total: usize, run: Option<&Run>) {
+    let Some(Run {
+        mtu,
+        case,
+        peer,
+        round,
+        load_before: _,
+        end,
+    }) = run
+    else {
+        return;
+    };
+    let result = match end {
+        End::Failed(why) => format!("failed: {why}"),
+        End::Measured(sample) => match sample.metrics.first() {
+            Some(metric) => format!("{} {}", number(metric.value), metric.unit),
+            None => "done".to_owned(),
+        },
+    };
+    let (case, peer) = (case.name(), peer.name());
+    eprintln!("[{done}/{total}] {case} MTU {mtu} round {round} {peer}: {result}");
+}
+
+fn write(args: &Args, report: &Report) -> Outcome<()> {
+    let json = report.to_json().doing("write the results")?;
+    for (name, text) in [("results.json", json), ("table.txt", report.to_text())] {
+        let path = args.out.join(name);
+        fs::write(&path, text).doing(format_args!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The values in their order, without those whose key came before.
+fn once_each<K: Eq + Hash, V>(values: impl Iterator<Item = (K, V)>) -> Vec<V> {
+    let mut seen = HashSet::new();
+    values
+        .filter_map(|(key, value)| seen.insert(key).then_some(value))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(words: &[&str]) -> Result<Args, clap::Error> {
+        Cli::try_parse_from([&["compare"], words].concat()).map(|cli| cli.args)
+    }
+
+    #[test]
+    fn the_defaults_compare_everything_at_both_mtus() {
+        let args = parse(&[]).unwrap();
+        assert_eq!(args.peers.len(), 6);
+        assert_eq!(args.mtu, [1500, 65_520]);
+        assert_eq!(args.cases.len(), 5);
+        assert!(!args.inside);
+    }
+
+    #[test]
+    fn lists_are_taken_apart_and_bad_words_refused() {
+        let args = parse(&[
+            "--peers",
+            "pasta,veth",
+            "--cases",
+            "tcp-up-8",
+            "--mtu",
+            "9000",
+        ])
+        .unwrap();
+        assert_eq!(args.peers, [Peer::Pasta, Peer::Veth]);
+        assert_eq!(args.cases, [Case::TcpUp8]);
+        assert_eq!(args.mtu, [9000]);
+        for bad in [
+            ["--peers", "bridge"],
+            ["--mtu", "70000"],
+            ["--rounds", "0"],
+            ["--seconds", "0"],
+        ] {
+            assert!(parse(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn doubles_are_dropped_and_the_order_stays() {
+        assert_eq!(
+            once_each([(2, 'a'), (1, 'b'), (2, 'c')].into_iter()),
+            ['a', 'b']
+        );
+    }
+}

@@ -1,0 +1,185 @@
+//! The client: one mode, one line of JSON.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use super::session::{Kind, Session};
+use super::{Measured, bulk, connect, idle, parse_amount, parse_seconds, rr, socket, udp};
+use crate::failure::{Context, Outcome};
+
+/// How long a connect may take.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Options of `client`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Address and port of the server, such as 198.18.0.1:5201
+    #[arg(long, value_name = "ADDR:PORT")]
+    to: SocketAddr,
+    /// TCP congestion control of the client's sockets [default: the system's]
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<String>,
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Debug, Subcommand)]
+enum Mode {
+    /// Send a byte stream to the server
+    BulkUp(BulkArgs),
+    /// Have the server send a byte stream
+    BulkDown(BulkArgs),
+    /// One byte there and back, one at a time
+    Rr {
+        /// What the bytes travel in
+        #[arg(long, value_enum, default_value = "tcp")]
+        transport: rr::Transport,
+        /// How long
+        #[arg(long, default_value = "4", value_parser = parse_seconds)]
+        seconds: Duration,
+    },
+    /// Connect, one byte each way, close
+    Connect {
+        /// Connections under way at a time
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+        concurrency: u32,
+        /// How long
+        #[arg(long, default_value = "4", value_parser = parse_seconds)]
+        seconds: Duration,
+    },
+    /// Datagrams one way at a rate
+    Udp {
+        /// Which way
+        #[arg(long, value_enum, default_value = "up")]
+        direction: udp::Direction,
+        /// Bits of payload per second, such as 200M or 1G; 0 = as fast as it goes
+        #[arg(long, default_value = "200M", value_parser = parse_amount)]
+        rate: u64,
+        /// Bytes of payload in a datagram
+        #[arg(
+            long,
+            default_value_t = 1472,
+            value_parser = clap::value_parser!(u32).range(udp::SIZE_MIN as i64..=udp::SIZE_MAX as i64)
+        )]
+        size: u32,
+        /// How long
+        #[arg(long, default_value = "4", value_parser = parse_seconds)]
+        seconds: Duration,
+    },
+    /// Open connections and hold them
+    Idle {
+        /// How many
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+        connections: u32,
+        /// How long they are held once open
+        #[arg(long, default_value = "4", value_parser = parse_seconds)]
+        seconds: Duration,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct BulkArgs {
+    /// Connections at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    streams: u32,
+    /// How long
+    #[arg(long, default_value = "4", value_parser = parse_seconds)]
+    seconds: Duration,
+    /// Send this many bytes per stream, however long it takes
+    #[arg(long, value_parser = parse_amount, conflicts_with = "seconds")]
+    bytes: Option<u64>,
+    /// Make and check a seeded pattern (costs CPU at both ends)
+    #[arg(long)]
+    verify: bool,
+    /// Seed of the pattern
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Where the loads go and how connections to it are made.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    pub(crate) congestion: Option<String>,
+}
+
+impl Target {
+    /// One more connection.
+    pub(crate) fn connect(&self) -> io::Result<TcpStream> {
+        socket::connect(self.address, self.congestion.as_deref(), CONNECT)
+    }
+}
+
+/// Runs the mode and prints what it measured.
+///
+/// # Errors
+/// Whatever kept the mode from measuring anything.
+pub(crate) fn run(args: &Args) -> Outcome<()> {
+    let target = Target {
+        address: args.to,
+        congestion: args.congestion.clone(),
+    };
+    let measured = match &args.mode {
+        Mode::BulkUp(bulk) => Measured::BulkUp(bulk::run(
+            &target,
+            bulk.session(Kind::BulkUp),
+            bulk.streams,
+        )?),
+        Mode::BulkDown(bulk) => Measured::BulkDown(bulk::run(
+            &target,
+            bulk.session(Kind::BulkDown),
+            bulk.streams,
+        )?),
+        Mode::Rr { transport, seconds } => Measured::Rr(rr::run(&target, *transport, *seconds)?),
+        Mode::Connect {
+            concurrency,
+            seconds,
+        } => Measured::Connect(connect::run(&target, *concurrency, *seconds)?),
+        Mode::Udp {
+            direction,
+            rate,
+            size,
+            seconds,
+        } => {
+            let kind = match direction {
+                udp::Direction::Up => Kind::UdpUp,
+                udp::Direction::Down => Kind::UdpDown,
+            };
+            let (size, duration, amount) = (*size, *seconds, *rate);
+            let session = Session {
+                kind,
+                verify: false,
+                size,
+                seed: 0,
+                duration,
+                amount,
+            };
+            Measured::Udp(udp::run(&target, session)?)
+        }
+        Mode::Idle {
+            connections,
+            seconds,
+        } => Measured::Idle(idle::run(&target, *connections, *seconds)?),
+    };
+    println!(
+        "{}",
+        serde_json::to_string(&measured).doing("write the result")?
+    );
+    Ok(())
+}
+
+impl BulkArgs {
+    fn session(&self, kind: Kind) -> Session {
+        Session {
+            kind,
+            verify: self.verify,
+            size: 0,
+            seed: self.seed,
+            duration: self.seconds,
+            amount: self.bytes.unwrap_or(0),
+        }
+    }
+}

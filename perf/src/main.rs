@@ -1,0 +1,54 @@
+//! `towpath-perf`: load generators, and side-by-side runs of user-mode networks.
+//!
+//! The program is a black box towards the networks that it compares: it links nothing of them, starts them as
+//! programs and talks through sockets. `server` and `client` are the load generator; `compare` makes network
+//! namespaces, runs each network between them in turn and prints a table.
+
+mod cases;
+mod compare;
+mod cpu;
+mod facts;
+mod failure;
+mod loadgen;
+mod netns;
+mod peers;
+mod program;
+mod report;
+mod sandbox;
+mod stats;
+mod table;
+mod world;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The command line.
+#[derive(Parser)]
+#[command(name = "towpath-perf", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the load generator's server until it is killed
+    Server(loadgen::server::Args),
+    /// Run one load against a server and print its result as one line of JSON
+    Client(loadgen::client::Args),
+    /// Run the same loads through several networks in turn and print a table
+    Compare(compare::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Server(args) => loadgen::server::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Client(args) => loadgen::client::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Compare(args) => compare::run(&args),
+    };
+    result.unwrap_or_else(|failure| {
+        eprintln!("towpath-perf: {failure}");
+        ExitCode::FAILURE
+    })
+}

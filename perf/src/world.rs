@@ -1,0 +1,170 @@
+//! What one run takes place in: a host and a guest namespace, the network between them, and the load server.
+//!
+//! ```text
+//!        guest namespace                          host namespace
+//!   load client ── tap0 ──[ engine's process, its sockets in the host namespace ]── lo ── load server at 198.18.0.1
+//!   load client ── veth ─────────────────────────────────────────────────────────────── load server    (limit)
+//!                                                    load client ── lo ── load server    (limit)
+//! ```
+//!
+//! The server's address is on the host's loopback interface but not a loopback address, so that no engine treats it as
+//! one. The host also has an uplink with a default route, whose other end leads nowhere: engines copy addresses
+//! from it (pasta) or refuse to start without it. All addresses are of 198.18.0.0/15, set apart for such tests (RFC 2544).
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::failure::{Context, Failure, Outcome};
+use crate::netns::NetNs;
+use crate::peers::Peer;
+use crate::program::Program;
+use crate::sandbox;
+
+/// The load server's address.
+pub(crate) const SERVER: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), 5201);
+
+/// How long a network may take until the first byte has gone both ways.
+const READY: Duration = Duration::from_secs(10);
+/// How long one attempt may take.
+const ATTEMPT: Duration = Duration::from_millis(300);
+
+/// Offloads that a `veth-no-offload` lacks, as `ethtool -K` names them.
+const OFFLOADS: [&str; 6] = ["tso", "off", "gso", "off", "gro", "off"];
+
+/// One peer, ready for loads.
+#[derive(Debug)]
+pub(crate) struct World {
+    // In the order in which they are to end.
+    engine: Option<Program>,
+    _server: Program,
+    guest: NetNs,
+    host: NetNs,
+    peer: Peer,
+}
+
+impl World {
+    /// Builds the namespaces, starts server and engine, and waits until a byte has gone both ways.
+    ///
+    /// # Errors
+    /// Anything that keeps the peer from carrying that byte; the engine's last words where it ended.
+    pub(crate) fn build(peer: Peer, mtu: u32, congestion: &str, towpath: &Path) -> Outcome<World> {
+        let host = NetNs::new("host")?;
+        let guest = NetNs::new("guest")?;
+        for netns in [&host, &guest] {
+            netns.sysctl("ipv4/tcp_congestion_control", congestion)?;
+            // Short connections must not run out of ports; the server's own port stays out of the range.
+            netns.sysctl("ipv4/ip_local_port_range", "10000 65535")?;
+            netns.sysctl("ipv4/tcp_tw_reuse", "1")?;
+        }
+        host.ip("addr add 198.18.0.1/32 dev lo")?;
+        match peer {
+            Peer::Towpath | Peer::Pasta | Peer::Slirp4netns => uplink(&host)?,
+            Peer::Veth => veth(&host, &guest, mtu)?,
+            Peer::VethNoOffload => {
+                veth(&host, &guest, mtu)?;
+                for netns in [&host, &guest] {
+                    netns.tool("ethtool", &[&["-K", "eth0"], &OFFLOADS[..]].concat(), "")?;
+                }
+            }
+            Peer::Loopback => {}
+        }
+        let mut serve = Command::new(sandbox::THIS_PROGRAM);
+        serve.args(["server", "--listen", &SERVER.to_string()]);
+        let server = Program::start("server", &host, serve)?;
+        let engine = match peer.command(towpath, guest.path(), mtu) {
+            Some(command) => Some(Program::start(peer.name(), &host, command)?),
+            None => None,
+        };
+        let mut world = World {
+            engine,
+            _server: server,
+            guest,
+            host,
+            peer,
+        };
+        world.wait_ready()?;
+        Ok(world)
+    }
+
+    /// The engine's process id; `None` for the limits.
+    pub(crate) fn engine(&self) -> Option<u32> {
+        self.engine.as_ref().map(Program::pid)
+    }
+
+    /// Starts the load client where the guest is.
+    pub(crate) fn client(&self, args: &[String]) -> Outcome<Program> {
+        let mut command = Command::new(sandbox::THIS_PROGRAM);
+        command
+            .args(["client", "--to", &SERVER.to_string()])
+            .args(args);
+        Program::start("client", self.client_side(), command)
+    }
+
+    /// Fails when the engine has ended.
+    pub(crate) fn check_engine(&mut self) -> Outcome<()> {
+        self.engine.as_mut().map_or(Ok(()), Program::check_alive)
+    }
+
+    fn client_side(&self) -> &NetNs {
+        if self.peer == Peer::Loopback {
+            &self.host
+        } else {
+            &self.guest
+        }
+    }
+
+    fn wait_ready(&mut self) -> Outcome<()> {
+        let end = Instant::now() + READY;
+        loop {
+            self.check_engine()?;
+            match self
+                .client_side()
+                .enter(|| one_byte().doing("reach the server"))
+            {
+                Ok(()) => return Ok(()),
+                Err(failure) if Instant::now() > end => {
+                    let (peer, seconds) = (self.peer.name(), READY.as_secs());
+                    return Err(Failure::new(format!(
+                        "{peer} carried nothing in {seconds} s: {failure}"
+                    )));
+                }
+                Err(_) => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+/// A byte to the server and back.
+fn one_byte() -> std::io::Result<()> {
+    let mut connection = TcpStream::connect_timeout(&SERVER, ATTEMPT)?;
+    connection.set_read_timeout(Some(ATTEMPT))?;
+    connection.write_all(b"r")?;
+    connection.read_exact(&mut [0])
+}
+
+/// An interface with an address and a default route that leads nowhere.
+fn uplink(host: &NetNs) -> Outcome<()> {
+    host.ip("link add eth0 type veth peer name nowhere\n\
+             addr add 198.18.1.2/24 dev eth0\n\
+             link set nowhere up\n\
+             link set eth0 up\n\
+             route add default via 198.18.1.254\n")
+}
+
+/// A pair with one end, `eth0`, on each side.
+fn veth(host: &NetNs, guest: &NetNs, mtu: u32) -> Outcome<()> {
+    let other = guest.path().display();
+    host.ip(&format!(
+        "link add eth0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {other}\n\
+         addr add 198.18.2.1/24 dev eth0\n\
+         link set eth0 up\n"
+    ))?;
+    guest.ip("addr add 198.18.2.2/24 dev eth0\n\
+              link set eth0 up\n\
+              route add default via 198.18.2.1\n")
+}

@@ -1,0 +1,60 @@
+//! What a driver is asked to do with sockets.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// A socket of a driver. Dead after close; a later socket has another id.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+pub struct SocketId(pub(crate) u32);
+
+/// What to open.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+pub enum SocketKind {
+    /// A TCP socket.
+    TcpV4,
+    /// A TCP socket for IPv6 alone.
+    TcpV6,
+    /// A UDP socket.
+    UdpV4,
+    /// A UDP socket for IPv6 alone.
+    UdpV6,
+    /// An unprivileged ICMP echo socket.
+    PingV4,
+    /// An unprivileged ICMPv6 echo socket.
+    PingV6,
+    /// A UNIX stream socket.
+    UnixStream,
+}
+
+/// Where to connect.
+#[derive(Clone, Eq, PartialEq, Debug)]
+pub enum Remote {
+    /// Over IP.
+    Inet(SocketAddr),
+    /// On this host.
+    Unix(UnixAddress),
+}
+
+impl From<SocketAddr> for Remote {
+    fn from(address: SocketAddr) -> Remote {
+        Remote::Inet(address)
+    }
+}
+
+/// The address of a UNIX socket.
+#[derive(Clone, Eq, PartialEq, Debug)]
+pub enum UnixAddress {
+    /// A file.
+    Path(PathBuf),
+    /// A name of Linux's abstract namespace, without its leading zero byte.
+    Abstract(Vec<u8>),
+}
+
+/// What to do when a stream's send buffer is full.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub enum SendMode {
+    /// Complete at once, with what went or nothing.
+    Now,
+    /// Wait inside the kernel until at least one byte went.
+    WhenWritable,
+}

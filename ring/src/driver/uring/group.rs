@@ -1,0 +1,203 @@
+//! A provided-buffer group: a [`Pool`] whose free buffers are listed for the kernel in a ring.
+//!
+//! The ring (`IORING_REGISTER_PBUF_RING`) is an array of entries that we fill at `tail` and the kernel
+//! takes from its head. An entry's position follows from the order of filling, so a bundle, which
+//! names only its first buffer, continues with the buffers at the following positions.
+//!
+//! Layout of an entry (`struct io_uring_buf`): addr u64, len u32, bid u16, resv u16; the `resv` of the
+//! first entry is the ring's tail, which is the only field the kernel reads while we write it.
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::Submitter;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use crate::buffer::Slice;
+use crate::buffer::pool::Pool;
+
+#[repr(C)]
+struct Entry {
+    address: u64,
+    len: u32,
+    buffer: u16,
+    tail: u16,
+}
+
+const _: () = assert!(size_of::<Entry>() == 16);
+
+/// Not listed for the kernel.
+const NOWHERE: u16 = u16::MAX;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct BufferGroup {
+    pool: Pool,
+    entries: NonNull<Entry>,
+    /// Entries − 1; their number is a power of two.
+    mask: u16,
+    tail: u16,
+    /// Which buffer the entry at a position names.
+    buffer_at: Vec<u16>,
+    /// At which position a buffer is listed.
+    position_of: Vec<u16>,
+    listed: usize,
+    kept: bool,
+}
+
+impl BufferGroup {
+    /// Makes the pool and registers its ring under `id`, with all buffers listed.
+    pub(super) fn new(
+        submitter: &Submitter<'_>,
+        id: u16,
+        count: u16,
+        buffer_bytes: u32,
+    ) -> io::Result<BufferGroup> {
+        let count = count.clamp(1, 1 << 15);
+        let pool = Pool::new(count, buffer_bytes)?;
+        let positions = count.next_power_of_two();
+        // SAFETY: a new anonymous mapping at an address the kernel chooses aliases nothing.
+        let entries = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                usize::from(positions) * size_of::<Entry>(),
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::POPULATE,
+            )?
+        };
+        let entries = NonNull::new(entries.cast::<Entry>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mut group = BufferGroup {
+            pool,
+            entries,
+            mask: positions - 1,
+            tail: 0,
+            buffer_at: vec![NOWHERE; positions.into()],
+            position_of: vec![NOWHERE; count.into()],
+            listed: 0,
+            kept: false,
+        };
+        // SAFETY: the mapping has room for `positions` entries and stays until `drop`, before which
+        // the driver unregisters the group or declares it kept.
+        unsafe {
+            let address = group.entries.as_ptr() as u64;
+            submitter.register_buf_ring_with_flags(address, positions, id, 0)?;
+        }
+        group.replenish();
+        Ok(group)
+    }
+
+    /// The size of a buffer in bytes.
+    pub(super) fn buffer_bytes(&self) -> u32 {
+        self.pool.buffer_bytes()
+    }
+
+    /// Buffers in all.
+    pub(super) fn count(&self) -> usize {
+        self.pool.count()
+    }
+
+    /// Buffers that no slice holds.
+    pub(super) fn free(&self) -> usize {
+        self.pool.home_count()
+    }
+
+    /// Buffers that the kernel may take now.
+    pub(super) fn listed(&self) -> usize {
+        self.listed
+    }
+
+    /// Lists the buffers that came home.
+    pub(super) fn replenish(&mut self) {
+        let before = self.tail;
+        while let Some(buffer) = self.pool.take_freed() {
+            let Some(address) = self.pool.address(buffer) else {
+                continue;
+            };
+            let position = self.tail & self.mask;
+            // SAFETY: the position is inside the mapping. The kernel does not look at an entry before
+            // the tail passes it, and at most one entry per buffer is listed, so this one is free.
+            // Only the fields are written: the `tail` of the first entry is not ours here.
+            unsafe {
+                let entry = self.entries.add(position.into()).as_ptr();
+                (&raw mut (*entry).address).write(address.as_ptr() as u64);
+                (&raw mut (*entry).len).write(self.pool.buffer_bytes());
+                (&raw mut (*entry).buffer).write(buffer);
+            }
+            self.buffer_at[usize::from(position)] = buffer;
+            self.position_of[usize::from(buffer)] = position;
+            self.tail = self.tail.wrapping_add(1);
+            self.listed += 1;
+        }
+        if self.tail != before {
+            // SAFETY: the field is inside the mapping, aligned for u16, and shared with the kernel
+            // only by atomic accesses.
+            let tail = unsafe { AtomicU16::from_ptr(&raw mut (*self.entries.as_ptr()).tail) };
+            tail.store(self.tail, Ordering::Release);
+        }
+    }
+
+    /// The buffer that the kernel filled with `len` bytes. `None` if it names one that it could not
+    /// have.
+    pub(super) fn take(&mut self, buffer: u16, len: usize) -> Option<Slice> {
+        let position = self.position_of.get_mut(usize::from(buffer))?;
+        if std::mem::replace(position, NOWHERE) == NOWHERE {
+            debug_assert!(
+                false,
+                "the kernel used buffer {buffer}, which it did not have"
+            );
+            return None;
+        }
+        self.listed -= 1;
+        // SAFETY: the buffer was listed and the kernel has just handed it back with a completion;
+        // it is unlisted now, so the kernel does not write it, and it is not in the freed list.
+        unsafe { self.pool.lend(buffer, len) }
+    }
+
+    /// The buffers of a bundle of `len` bytes that starts with buffer `first`, in order.
+    pub(super) fn take_bundle(&mut self, first: u16, len: usize, mut each: impl FnMut(Slice)) {
+        let Some(&position) = self.position_of.get(usize::from(first)) else {
+            return;
+        };
+        if position == NOWHERE {
+            debug_assert!(
+                false,
+                "the kernel used buffer {first}, which it did not have"
+            );
+            return;
+        }
+        let buffer_bytes = self.pool.buffer_bytes() as usize;
+        let mut left = len;
+        let mut position = position;
+        while left > 0 {
+            let Some(slice) = self.take(self.buffer_at[usize::from(position)], left) else {
+                return;
+            };
+            left -= left.min(buffer_bytes);
+            each(slice);
+            position = position.wrapping_add(1) & self.mask;
+        }
+    }
+
+    /// Takes back a buffer that the kernel used for nothing.
+    pub(super) fn take_unused(&mut self, buffer: u16) {
+        drop(self.take(buffer, 0));
+    }
+
+    /// Keeps all memory for the life of the process: the kernel may still write it.
+    pub(super) fn keep(&mut self) {
+        self.kept = true;
+        self.pool.keep();
+    }
+}
+
+impl Drop for BufferGroup {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let bytes = (usize::from(self.mask) + 1) * size_of::<Entry>();
+        // SAFETY: the mapping is this group's own, and the ring that knew it is closed.
+        let _ = unsafe { munmap(self.entries.as_ptr().cast(), bytes) };
+    }
+}

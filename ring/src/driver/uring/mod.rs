@@ -1,0 +1,547 @@
+//! The driver over io_uring.
+//!
+//! # Theory of operation
+//!
+//! One ring per core, used by the thread that made it (`SINGLE_ISSUER`), whose completions are worked
+//! out when we ask for them (`DEFER_TASKRUN`). Everything that the caller asks for becomes submission
+//! entries; [`Driver::wait`] hands them over, waits and reaps in one `io_uring_enter`. If the queue is
+//! full in between it is submitted early. Frame writes and datagram sends never wait and have nothing
+//! to say on success; they are counted, and a wait asks for one completion more than their number,
+//! so that they do not end it.
+//!
+//! **Who owns memory.** Each operation sits in a slot with a stable address (`slots`) that owns whatever the
+//! kernel may look at: the frame header, `iovec`s, `msghdr`, address, and a holder of each slice. The
+//! slot is released by the operation's last completion and by nothing else; its index is in the
+//! `user_data`. So a caller may mix up tokens and socket ids, but never make the kernel use freed memory.
+//! What the kernel writes goes into provided buffers (`group`), which are nobody's else meanwhile. On drop
+//! everything is cancelled and waited for; what does not come back in time is kept for ever.
+//!
+//! **Receiving.** Three groups of buffers: for frames (multishot reads, one frame a buffer), streams (one
+//! single-shot receive fills a *bundle* of buffers; it may be shorter than asked: what counts is the
+//! byte count), and datagrams (multishot `recvmsg`; in front of the payload are a header, the sender's
+//! address and control messages). Buffers that came home are listed again at the start of `wait`. A
+//! multishot that ended for lack of buffers is armed again when some are back.
+//!
+//! **Bundles and the length limit.** When a bundle fills completely and more bytes are there, the kernel
+//! goes on once and appends as much again as is queued, past what was asked. It does not if the last
+//! buffer was cut. So we ask for one byte more than whole buffers: the kernel leaves a cut buffer out
+//! unless it is the first. `probe` tries whether this works; where it does not, a receive may yield
+//! more than `max`.
+//!
+//! **Errors of datagram sockets.** With `IP_RECVERR` an ICMP error becomes an entry in the error queue and
+//! an error that hits the next call, send or receive, whoever it concerns. So: any failure drains the
+//! queue at once (a socket with a queued error looks ready for ever) into the socket's own bounded list
+//! for [`Driver::take_error`]; a send that met somebody else's error is done again once; receiving goes on.
+//!
+//! **Closing.** What is in flight is cancelled one by one (`user_data` is a hash lookup in the kernel, while
+//! cancelling all of a descriptor walks all operations of the ring). Each ends in its completion; with
+//! the last the descriptor is closed, in the ring too.
+//!
+//! **Waking.** Another ring sends us a message; other threads write to an event descriptor, which is polled.
+//! Both are merged by a mark in the [`Waker`].
+
+mod address;
+mod complete;
+mod config;
+mod control;
+mod enter;
+mod errors;
+mod group;
+mod operation;
+mod probe;
+mod slots;
+mod sockets;
+mod submit;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use io_uring::squeue::Entry;
+use io_uring::{IoUring, opcode, types};
+use rustix::event::{EventfdFlags, eventfd};
+use socket2::{Domain, SockRef};
+
+use self::group::BufferGroup;
+use self::operation::{Family, FrameOp, SendOp, WaitForm, WaitOp};
+use self::slots::Slots;
+use self::sockets::{NO_SOCKET, NONE, Sockets};
+use super::{
+    BufferLevels, Completion, Driver, DriverCounters, Errno, LinkFeatures, LinkId, ReceiveEnd,
+    Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
+};
+use crate::buffer::Slice;
+use crate::frames::tap::TapQueue;
+
+pub use config::{Features, UringConfig};
+pub use probe::probe;
+
+/// The size of a frame or datagram buffer: 64 KiB and room for headers.
+const LARGE_BUFFER_BYTES: u32 = 65_536 + 256;
+
+/// More frame buffers let a multishot read go on for so long that the guest starves.
+const TAP_BUFFERS_MAX: u16 = 64;
+
+const GROUP_TAP: u16 = 1;
+const GROUP_STREAM: u16 = 2;
+const GROUP_DATAGRAM: u16 = 3;
+
+/// The driver over io_uring. Make it on the thread that uses it; it cannot move to another.
+pub struct Uring {
+    ring: IoUring,
+    features: Features,
+    config: UringConfig,
+    /// `CLOCK_MONOTONIC` in ns.
+    now: u64,
+    links: Vec<Link>,
+    sockets: Sockets,
+    frames: Slots<FrameOp>,
+    sends: Slots<SendOp>,
+    waits: Slots<WaitOp>,
+    tap: Option<BufferGroup>,
+    stream: BufferGroup,
+    datagram: BufferGroup,
+    /// Entries that found the submission queue full although it was submitted.
+    backlog: VecDeque<Entry>,
+    /// Operations in flight that say nothing on success and never wait.
+    silent: usize,
+    /// Links and `receive_from`s that stopped for lack of buffers.
+    starved: Starved,
+    /// Completions that did not need the kernel, and those being reaped.
+    ready: Vec<Completion>,
+    reaped: Vec<complete::Reaped>,
+    waker: Waker,
+    /// Rings that we sent messages to.
+    peers: Vec<Waker>,
+    /// Readable when `wait` would find something; see [`Uring::completion_event`].
+    completion_event: Option<OwnedFd>,
+    completion_event_armed: bool,
+    /// Being dropped: nothing is armed again.
+    closing: bool,
+    counters: DriverCounters,
+}
+
+#[derive(Debug)]
+struct Link {
+    /// Also in the ring's table of fixed files, at the link's index.
+    queue: TapQueue,
+    reading: bool,
+    writes: WriteStats,
+}
+
+#[derive(Debug, Default)]
+struct Starved {
+    links: Vec<u8>,
+    datagrams: Vec<u32>,
+}
+
+impl Uring {
+    /// Makes a ring for the calling thread, with `links` as links 0, 1, ….
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` if the kernel lacks something that cannot be done without ([`probe`] says
+    /// what), else the error of the step that failed.
+    pub fn new(config: &UringConfig, links: Vec<TapQueue>) -> io::Result<Uring> {
+        let features = probe::cached();
+        if let Some(errno) = features.unusable {
+            return Err(errno.into());
+        }
+        if !features.usable(!links.is_empty()) || links.len() > usize::from(u8::MAX) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let ring = enter::build(config, &features)?;
+        let submitter = ring.submitter();
+        if !links.is_empty() {
+            let fds: Vec<_> = links.iter().map(|link| link.as_fd().as_raw_fd()).collect();
+            submitter.register_files(&fds)?;
+        }
+        let tap = match links.len() {
+            0 => None,
+            _ => {
+                let count = config.tap_buffers.min(TAP_BUFFERS_MAX);
+                Some(BufferGroup::new(
+                    &submitter,
+                    GROUP_TAP,
+                    count,
+                    LARGE_BUFFER_BYTES,
+                )?)
+            }
+        };
+        let stream = BufferGroup::new(
+            &submitter,
+            GROUP_STREAM,
+            config.stream_buffers,
+            config.stream_buffer_bytes.clamp(512, 1 << 20),
+        )?;
+        let datagram = BufferGroup::new(
+            &submitter,
+            GROUP_DATAGRAM,
+            config.datagram_buffers,
+            LARGE_BUFFER_BYTES,
+        )?;
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        // SAFETY: the ring's descriptor is open as long as `ring` lives, which is this function.
+        let ring_fd = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
+        let waker = Waker::new(event, Some(rustix::io::fcntl_dupfd_cloexec(ring_fd, 0)?));
+        let links = links
+            .into_iter()
+            .map(|queue| Link {
+                queue,
+                reading: false,
+                writes: WriteStats::default(),
+            })
+            .collect();
+        let mut uring = Uring {
+            ring,
+            features,
+            config: config.clone(),
+            now: enter::clock(),
+            links,
+            sockets: Sockets::default(),
+            frames: Slots::new(),
+            sends: Slots::new(),
+            waits: Slots::new(),
+            tap,
+            stream,
+            datagram,
+            backlog: VecDeque::new(),
+            silent: 0,
+            starved: Starved::default(),
+            ready: Vec::new(),
+            reaped: Vec::with_capacity(config.cq_entries as usize),
+            waker,
+            peers: Vec::new(),
+            completion_event: None,
+            completion_event_armed: false,
+            closing: false,
+            counters: DriverCounters::default(),
+        };
+        uring.poll_event();
+        Ok(uring)
+    }
+
+    /// What this ring uses of the kernel.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// A descriptor that becomes readable as soon as [`Driver::wait`] would find something: to await
+    /// it in an executor while idle. Submits what is queued. Call it each time before awaiting; the
+    /// next `wait` makes it unreadable again and stops signalling, which costs time while hot.
+    ///
+    /// # Errors
+    ///
+    /// What making or registering the descriptor says.
+    pub fn completion_event(&mut self) -> io::Result<BorrowedFd<'_>> {
+        let event = match self.completion_event.take() {
+            Some(event) => event,
+            None => {
+                let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+                self.ring.submitter().register_eventfd(event.as_raw_fd())?;
+                event
+            }
+        };
+        let event = self.completion_event.insert(event).as_raw_fd();
+        self.completion_event_armed = true;
+        self.ring.completion().enable_eventfd();
+        self.relist();
+        self.enter(0, None)?;
+        // SAFETY: the descriptor is owned by `self.completion_event`, which this borrow of self keeps.
+        let event = unsafe { BorrowedFd::borrow_raw(event) };
+        if !self.ring.completion().is_empty() || !self.ready.is_empty() {
+            rustix::io::write(event, &1u64.to_ne_bytes())?;
+        }
+        Ok(event)
+    }
+
+    fn disarm_completion_event(&mut self) {
+        if !std::mem::take(&mut self.completion_event_armed) {
+            return;
+        }
+        self.ring.completion().disable_eventfd();
+        if let Some(event) = &self.completion_event {
+            // It is empty if nothing happened.
+            let _ = rustix::io::read(event, &mut [0; 8]);
+        }
+    }
+
+    /// Watches our own event descriptor.
+    fn poll_event(&mut self) {
+        let poll = opcode::PollAdd::new(
+            types::Fd(self.waker.event().as_raw_fd()),
+            libc::POLLIN as u32,
+        );
+        let entry = poll.multi(true).build().user_data(Family::Event.data(0));
+        // SAFETY: a poll refers to no memory; the descriptor lives as long as the ring.
+        unsafe { self.push(entry) };
+    }
+
+    /// Lists the buffers that came home and arms what waited for them.
+    fn relist(&mut self) {
+        if let Some(tap) = &mut self.tap {
+            tap.replenish();
+            if tap.listed() > 0 {
+                while let Some(link) = self.starved.links.pop() {
+                    self.arm_link(link);
+                }
+            }
+        }
+        self.stream.replenish();
+        self.datagram.replenish();
+        if self.datagram.listed() > 0 {
+            while let Some(index) = self.starved.datagrams.pop() {
+                self.arm_receive_from(index);
+            }
+        }
+    }
+}
+
+impl Driver for Uring {
+    fn now(&self) -> u64 {
+        self.now
+    }
+
+    fn wait(&mut self, deadline: Option<u64>, completions: &mut Vec<Completion>) -> io::Result<()> {
+        self.disarm_completion_event();
+        let before = completions.len();
+        loop {
+            self.relist();
+            let immediate =
+                !self.ready.is_empty() || deadline.is_some_and(|deadline| deadline <= self.now);
+            let want = if immediate { 0 } else { self.silent + 1 };
+            self.enter(want, deadline)?;
+            self.reap();
+            self.now = enter::clock();
+            completions.append(&mut self.ready);
+            let found = completions.len() > before;
+            if found || immediate || deadline.is_some_and(|deadline| deadline <= self.now) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn link_features(&self, link: LinkId) -> LinkFeatures {
+        let link = self.links.get(usize::from(link.0));
+        link.map(|link| link.queue.features()).unwrap_or_default()
+    }
+
+    fn read_link(&mut self, link: LinkId) {
+        match self.links.get_mut(usize::from(link.0)) {
+            Some(state) if !state.reading => {
+                state.reading = true;
+                self.arm_link(link.0);
+            }
+            Some(_) => {}
+            None => self.ready.push(Completion::LinkEnd {
+                link,
+                error: Errno::BADF,
+            }),
+        }
+    }
+
+    fn write_frame(&mut self, link: LinkId, header: &[u8], payload: &[Slice]) {
+        self.submit_frame(link, header, payload);
+    }
+
+    fn open(&mut self, kind: SocketKind) -> io::Result<SocketId> {
+        let fd = sockets::make(kind, &self.config)?;
+        self.sockets.add(fd, Some(kind))
+    }
+
+    fn adopt(&mut self, fd: OwnedFd) -> SocketId {
+        sockets::set_blocking(&fd);
+        self.sockets.add(fd, None).unwrap_or(NO_SOCKET)
+    }
+
+    fn connect(&mut self, socket: SocketId, to: &Remote, token: Token) {
+        if let Err(errno) = self.submit_connect(socket, to, token) {
+            self.ready.push(Completion::Connected {
+                token,
+                result: Err(errno),
+            });
+        }
+    }
+
+    fn send(&mut self, socket: SocketId, payload: &[Slice], mode: SendMode, token: Token) {
+        if let Err(errno) = self.submit_stream_send(socket, payload, mode, token) {
+            self.ready.push(Completion::Sent {
+                token,
+                result: Err(errno),
+            });
+        }
+    }
+
+    fn receive(&mut self, socket: SocketId, max: u32, wait_first: bool, token: Token) {
+        if let Err(errno) = self.submit_receive(socket, max, wait_first, token) {
+            self.ready.push(Completion::ReceiveEnd {
+                token,
+                end: ReceiveEnd::Failed(errno),
+            });
+        }
+    }
+
+    fn send_to(
+        &mut self,
+        socket: SocketId,
+        to: &SocketAddr,
+        payload: &[Slice],
+        gso_size: u16,
+        token: Token,
+    ) {
+        if let Err(errno) = self.submit_datagram(socket, Some(to), payload, gso_size, token) {
+            self.ready.push(Completion::SendFailed { token, errno });
+        }
+    }
+
+    fn send_packet(&mut self, socket: SocketId, payload: &[Slice], token: Token) {
+        if let Err(errno) = self.submit_datagram(socket, None, payload, 0, token) {
+            self.ready.push(Completion::SendFailed { token, errno });
+        }
+    }
+
+    fn receive_from(&mut self, socket: SocketId, token: Token) {
+        if let Err(errno) = self.submit_receive_from(socket, token) {
+            self.ready.push(Completion::DatagramError { token, errno });
+            self.ready.push(Completion::DatagramEnd { token });
+        }
+    }
+
+    fn take_error(&mut self, socket: SocketId) -> Option<SocketError> {
+        let index = self.sockets.index(socket)?;
+        let socket = self.sockets.at(index)?;
+        socket
+            .errors
+            .pop_front()
+            .or_else(|| errors::read(socket.fd.as_fd()))
+    }
+
+    fn shutdown_write(&mut self, socket: SocketId) {
+        let Some(socket) = self
+            .sockets
+            .index(socket)
+            .and_then(|index| self.sockets.at(index))
+        else {
+            return;
+        };
+        if socket.send != NONE {
+            socket.shutdown = true;
+            return;
+        }
+        // Not through the ring, which would give it to a worker thread.
+        let _ = rustix::net::shutdown(&socket.fd, rustix::net::Shutdown::Write);
+    }
+
+    fn close(&mut self, socket: SocketId, reset: bool) {
+        let Some(index) = self.sockets.index(socket) else {
+            return;
+        };
+        let Some(socket) = self.sockets.at(index) else {
+            return;
+        };
+        socket.closing = Some(reset);
+        let in_flight = [
+            (Family::Send, socket.send),
+            (Family::Wait, socket.connect),
+            (Family::Wait, socket.receive),
+            (Family::Wait, socket.receive_from),
+        ];
+        for (family, operation) in in_flight {
+            if operation != NONE {
+                self.cancel(family, operation);
+            }
+        }
+        self.close_if_idle(index);
+    }
+
+    fn set_hop_limit(&mut self, socket: SocketId, hops: u8) -> io::Result<()> {
+        let socket = self.sockets.open(socket).ok_or(Errno::BADF)?;
+        let reference = SockRef::from(&socket.fd);
+        match reference.domain()? {
+            Domain::IPV6 => reference.set_unicast_hops_v6(hops.into()),
+            _ => reference.set_ttl_v4(hops.into()),
+        }
+    }
+
+    fn set_report_errors(&mut self, socket: SocketId) -> io::Result<()> {
+        let socket = self.sockets.open(socket).ok_or(Errno::BADF)?;
+        sockets::report_errors(&socket.fd, SockRef::from(&socket.fd).domain()?)
+    }
+
+    fn local_address(&self, socket: SocketId) -> io::Result<SocketAddr> {
+        let socket = self.sockets.open(socket).ok_or(Errno::BADF)?;
+        let address = SockRef::from(&socket.fd).local_addr()?;
+        address.as_socket().ok_or_else(|| Errno::AFNOSUPPORT.into())
+    }
+
+    fn levels(&self) -> BufferLevels {
+        BufferLevels {
+            tap_free: self.tap.as_ref().map_or(0, BufferGroup::free),
+            tap_total: self.tap.as_ref().map_or(0, BufferGroup::count),
+            stream_free: self.stream.free(),
+            stream_total: self.stream.count(),
+            stream_buffer_bytes: self.stream.buffer_bytes() as usize,
+            datagram_free: self.datagram.free(),
+            datagram_total: self.datagram.count(),
+        }
+    }
+
+    fn counters(&self) -> DriverCounters {
+        self.counters
+    }
+
+    fn write_stats(&self, link: LinkId) -> WriteStats {
+        self.links
+            .get(usize::from(link.0))
+            .map(|link| link.writes)
+            .unwrap_or_default()
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    fn wake(&mut self, peer: &Waker) {
+        self.submit_wake(peer);
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        if self.settle() {
+            return;
+        }
+        // The kernel may still use some of it, so it stays for the life of the process.
+        std::mem::forget(std::mem::replace(&mut self.frames, Slots::new()));
+        std::mem::forget(std::mem::replace(&mut self.sends, Slots::new()));
+        std::mem::forget(std::mem::replace(&mut self.waits, Slots::new()));
+        self.stream.keep();
+        self.datagram.keep();
+        if let Some(tap) = &mut self.tap {
+            tap.keep();
+        }
+    }
+}
+
+impl fmt::Debug for Uring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uring")
+            .field("features", &self.features)
+            .field("links", &self.links)
+            .field("levels", &self.levels())
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which of a socket's operations a wait operation is.
+fn wait_field(socket: &mut sockets::Socket, form: WaitForm) -> &mut u32 {
+    match form {
+        WaitForm::Connect => &mut socket.connect,
+        WaitForm::Receive => &mut socket.receive,
+        WaitForm::ReceiveFrom => &mut socket.receive_from,
+    }
+}

@@ -1,0 +1,3 @@
+//! How frames are read and written.
+
+pub mod tap;

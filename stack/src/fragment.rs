@@ -1,0 +1,446 @@
+//! Reassembly of fragmented packets of both IP versions, bounded.
+//!
+//! Fragments of a datagram share guest, addresses, identification and, in IPv4, the protocol
+//! (RFC 791 §3.2, RFC 8200 §4.5). A datagram in assembly is one buffer and a sorted list of the
+//! disjoint ranges that it holds so far; it is whole when one range spans from 0 to the end that the
+//! last fragment told. In order, as fragments usually come, each appends to the buffer and extends
+//! the one range.
+//!
+//! **Overlaps** drop the whole datagram, of either version: nobody sends them but to fool
+//! somebody (RFC 5722 §4, RFC 8200 §4.5). A fragment whose range is already there whole is taken for a duplicate
+//! made by the network and ignored (RFC 8200 allows that for exact duplicates; the bytes are
+//! compared). A dropped datagram's later fragments are dropped as well until its time is over.
+//!
+//! **Bounds**: datagrams in assembly, bytes in all of them, ranges per datagram, and time. When one
+//! of the first two is reached the oldest datagram makes room.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::parse::{Fragment, IpPacket};
+use crate::{Address, Instant};
+
+/// Disjoint ranges of one datagram at most: an honest sender's are few, whatever the order.
+const RANGES_MAX: usize = 64;
+/// Bytes of the first fragment's packet that are kept to be quoted: an ICMPv6 error holds no more.
+const QUOTE_MAX: usize = 1280;
+
+/// Bounds of a [`Reassembler`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Datagrams in assembly.
+    pub datagrams_max: usize,
+    /// Bytes in all of them.
+    pub bytes_max: usize,
+    /// How long a datagram of IPv4 may take from its first fragment on.
+    pub timeout_v4: Duration,
+    /// How long a datagram of IPv6 may take.
+    pub timeout_v6: Duration,
+}
+
+impl Default for Limits {
+    /// 64 datagrams, 4 MiB, 30 s for IPv4 (RFC 1122 §3.3.2 wants a fixed value, Linux has 30 s) and
+    /// 60 s for IPv6 (RFC 8200 §4.5).
+    fn default() -> Self {
+        Self {
+            datagrams_max: 64,
+            bytes_max: 4 << 20,
+            timeout_v4: Duration::from_secs(30),
+            timeout_v6: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A reassembled datagram.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// Whose it is.
+    pub guest: u16,
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub target: Address,
+    /// What the payload begins with: a transport protocol, or an extension header of IPv6.
+    pub protocol: u8,
+    /// TTL or hop limit of the first fragment.
+    pub hop_limit: u8,
+    /// The TOS byte or traffic class of the first fragment.
+    pub traffic_class: u8,
+    /// The transport packet, for [`parse_transport`](crate::parse::parse_transport).
+    pub payload: Vec<u8>,
+    /// The packet of the first fragment from its IP header on, up to 1280 bytes, for quoting.
+    pub first_header: Vec<u8>,
+}
+
+/// What became of a fragment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was kept; more are to come.
+    Pending,
+    /// It was the last one missing.
+    Complete(Datagram),
+    /// It was dropped.
+    Dropped(Reason),
+}
+
+/// Why a fragment was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It was there already.
+    Duplicate,
+    /// It overlaps another one; the datagram is dropped.
+    Overlap,
+    /// It contradicts another one about where the datagram ends; the datagram is dropped.
+    BadEnd,
+    /// The datagram would be too long, or has too many holes; it is dropped.
+    TooMany,
+    /// It belongs to a datagram that was dropped.
+    Condemned,
+    /// It alone is beyond the bytes that may be held.
+    NoRoom,
+}
+
+/// A datagram whose time ran out.
+#[derive(Clone, Copy, Debug)]
+pub struct Expired<'a> {
+    /// Whose it was.
+    pub guest: u16,
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub target: Address,
+    /// The packet of the first fragment from its IP header on, for an ICMP "fragment reassembly
+    /// time exceeded"; `None` when the first fragment never came, and then none is sent
+    /// (RFC 1122 §3.3.2, RFC 8200 §4.5).
+    pub first_header: Option<&'a [u8]>,
+}
+
+/// Datagrams in assembly, the oldest first.
+#[derive(Debug)]
+pub struct Reassembler {
+    limits: Limits,
+    assemblies: VecDeque<Assembly>,
+    bytes: usize,
+    evicted: u64,
+}
+
+/// What the fragments of a datagram share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key {
+    guest: u16,
+    source: Address,
+    target: Address,
+    identification: u32,
+    /// 0 for IPv6: there it is not part of the key.
+    protocol: u8,
+}
+
+#[derive(Debug)]
+struct Assembly {
+    key: Key,
+    expires: Instant,
+    /// Dropped; remembered so that its other fragments don't begin it anew.
+    condemned: bool,
+    /// Length in bytes, known from the last fragment.
+    end: Option<usize>,
+    payload: Vec<u8>,
+    /// Disjoint, sorted, never adjacent.
+    ranges: Vec<(u16, u32)>,
+    first: Option<First>,
+}
+
+/// What only the first fragment tells.
+#[derive(Debug)]
+struct First {
+    protocol: u8,
+    hop_limit: u8,
+    traffic_class: u8,
+    header: Vec<u8>,
+}
+
+impl Reassembler {
+    /// Nothing in assembly.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            assemblies: VecDeque::new(),
+            bytes: 0,
+            evicted: 0,
+        }
+    }
+
+    /// Datagrams in assembly.
+    pub fn len(&self) -> usize {
+        self.assemblies.len()
+    }
+
+    /// Whether nothing is in assembly.
+    pub fn is_empty(&self) -> bool {
+        self.assemblies.is_empty()
+    }
+
+    /// Bytes held in all.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Datagrams that were thrown out to make room, since the start.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Takes a fragment of a guest's packet.
+    pub fn add(
+        &mut self,
+        now: Instant,
+        guest: u16,
+        packet: &IpPacket<'_>,
+        fragment: &Fragment<'_>,
+    ) -> Outcome {
+        let (source, target) = (packet.source, packet.target);
+        let protocol = if source.is_v4() { fragment.protocol } else { 0 };
+        let identification = fragment.identification;
+        let key = Key {
+            guest,
+            source,
+            target,
+            identification,
+            protocol,
+        };
+        // Time that ran out counts even when nobody called `expire` yet.
+        let found = self
+            .assemblies
+            .iter()
+            .rposition(|a| a.key == key && a.expires > now);
+        let index = match found {
+            Some(index) => index,
+            None => self.begin(now, key),
+        };
+        let Some(assembly) = self.assemblies.get_mut(index) else {
+            return Outcome::Dropped(Reason::NoRoom);
+        };
+        let before = assembly.bytes();
+        let result = assembly.add(packet, fragment);
+        self.bytes = self.bytes - before + assembly.bytes();
+        match result {
+            Ok(false) => self.make_room(key),
+            Ok(true) => match self.assemblies.remove(index) {
+                Some(whole) => {
+                    self.bytes -= whole.bytes();
+                    whole
+                        .finish()
+                        .map_or(Outcome::Dropped(Reason::BadEnd), Outcome::Complete)
+                }
+                None => Outcome::Dropped(Reason::NoRoom),
+            },
+            Err(reason) => Outcome::Dropped(reason),
+        }
+    }
+
+    /// When [`expire`](Self::expire) has something to do next.
+    pub fn poll_at(&self) -> Option<Instant> {
+        self.assemblies
+            .iter()
+            .map(|assembly| assembly.expires)
+            .min()
+    }
+
+    /// Drops the datagrams whose time ran out, telling each that was not dropped before.
+    pub fn expire(&mut self, now: Instant, mut on_expired: impl FnMut(Expired<'_>)) {
+        let bytes = &mut self.bytes;
+        self.assemblies.retain(|assembly| {
+            if assembly.expires > now {
+                return true;
+            }
+            *bytes -= assembly.bytes();
+            if !assembly.condemned {
+                let Key {
+                    guest,
+                    source,
+                    target,
+                    identification: _,
+                    protocol: _,
+                } = assembly.key;
+                let first_header = assembly.first.as_ref().map(|first| &first.header[..]);
+                on_expired(Expired {
+                    guest,
+                    source,
+                    target,
+                    first_header,
+                });
+            }
+            false
+        });
+    }
+
+    fn begin(&mut self, now: Instant, key: Key) -> usize {
+        if self.assemblies.len() >= self.limits.datagrams_max.max(1) {
+            self.evict();
+        }
+        let v4 = key.source.is_v4();
+        let timeout = if v4 {
+            self.limits.timeout_v4
+        } else {
+            self.limits.timeout_v6
+        };
+        self.assemblies.push_back(Assembly {
+            key,
+            expires: now + timeout,
+            condemned: false,
+            end: None,
+            payload: Vec::new(),
+            ranges: Vec::new(),
+            first: None,
+        });
+        self.assemblies.len() - 1
+    }
+
+    /// Evicts until the bytes are within their bound; the datagram at work may be hit as well.
+    fn make_room(&mut self, at_work: Key) -> Outcome {
+        let mut outcome = Outcome::Pending;
+        while self.bytes > self.limits.bytes_max {
+            match self.evict() {
+                Some(key) if key == at_work => outcome = Outcome::Dropped(Reason::NoRoom),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        outcome
+    }
+
+    fn evict(&mut self) -> Option<Key> {
+        let oldest = self.assemblies.pop_front()?;
+        self.bytes -= oldest.bytes();
+        self.evicted += u64::from(!oldest.condemned);
+        Some(oldest.key)
+    }
+}
+
+impl Assembly {
+    /// Bytes that it holds.
+    fn bytes(&self) -> usize {
+        self.payload.len() + self.first.as_ref().map_or(0, |first| first.header.len())
+    }
+
+    /// Puts a fragment in its place; says whether the datagram is whole.
+    fn add(&mut self, packet: &IpPacket<'_>, fragment: &Fragment<'_>) -> Result<bool, Reason> {
+        if self.condemned {
+            return Err(Reason::Condemned);
+        }
+        let result = self.place(fragment);
+        match result {
+            Ok(()) => {
+                if fragment.offset == 0 {
+                    let quote = packet.bytes.get(..QUOTE_MAX).unwrap_or(packet.bytes);
+                    self.first = Some(First {
+                        protocol: fragment.protocol,
+                        hop_limit: packet.hop_limit,
+                        traffic_class: packet.traffic_class,
+                        header: Vec::from(quote),
+                    });
+                }
+                Ok(self
+                    .end
+                    .is_some_and(|end| self.ranges[..] == [(0, end as u32)]))
+            }
+            Err(Reason::Duplicate) => Err(Reason::Duplicate),
+            Err(reason) => {
+                self.condemned = true;
+                self.payload = Vec::new();
+                self.ranges = Vec::new();
+                self.first = None;
+                Err(reason)
+            }
+        }
+    }
+
+    fn place(&mut self, fragment: &Fragment<'_>) -> Result<(), Reason> {
+        let from = usize::from(fragment.offset);
+        let to = from + fragment.payload.len();
+        if to > 65_535 {
+            return Err(Reason::TooMany);
+        }
+        // The end is told once and nothing lies behind it.
+        let held = self.payload.len();
+        match self.end {
+            Some(end) if to > end || (!fragment.more && to != end) => return Err(Reason::BadEnd),
+            None if !fragment.more && held > to => return Err(Reason::BadEnd),
+            _ => {}
+        }
+        self.insert(fragment.offset, to as u32, fragment.payload)?;
+        if !fragment.more {
+            self.end = Some(to);
+        }
+        if held < from {
+            self.payload.resize(from, 0);
+        }
+        if from == self.payload.len() {
+            self.payload.extend_from_slice(fragment.payload);
+        } else if let Some(room) = self.payload.get_mut(from..to) {
+            room.copy_from_slice(fragment.payload);
+        }
+        Ok(())
+    }
+
+    /// Enters a range, joined to its neighbours where they touch.
+    fn insert(&mut self, from: u16, to: u32, bytes: &[u8]) -> Result<(), Reason> {
+        let start = u32::from(from);
+        // The first range that ends behind our start.
+        let at = self.ranges.partition_point(|&(_, end)| end <= start);
+        if let Some(&(next, end)) = self.ranges.get(at) {
+            let next = u32::from(next);
+            if next < to {
+                let held = self.payload.get(start as usize..to as usize);
+                let duplicate = next <= start && to <= end && held == Some(bytes);
+                return Err(if duplicate {
+                    Reason::Duplicate
+                } else {
+                    Reason::Overlap
+                });
+            }
+        }
+        let joins_next = self
+            .ranges
+            .get(at)
+            .is_some_and(|&(next, _)| u32::from(next) == to);
+        let joins_last = at > 0 && self.ranges[at - 1].1 == start;
+        match (joins_last, joins_next) {
+            (true, true) => {
+                self.ranges[at - 1].1 = self.ranges[at].1;
+                self.ranges.remove(at);
+            }
+            (true, false) => self.ranges[at - 1].1 = to,
+            (false, true) => self.ranges[at].0 = from,
+            (false, false) if self.ranges.len() >= RANGES_MAX => return Err(Reason::TooMany),
+            (false, false) => self.ranges.insert(at, (from, to)),
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Option<Datagram> {
+        let Key {
+            guest,
+            source,
+            target,
+            identification: _,
+            protocol: _,
+        } = self.key;
+        let First {
+            protocol,
+            hop_limit,
+            traffic_class,
+            header,
+        } = self.first?;
+        Some(Datagram {
+            guest,
+            source,
+            target,
+            protocol,
+            hop_limit,
+            traffic_class,
+            payload: self.payload,
+            first_header: header,
+        })
+    }
+}
