@@ -90,8 +90,9 @@ impl Case {
         }
     }
 
-    /// The client's arguments for a run of `duration` over a link of this MTU.
-    pub(crate) fn client_args(self, duration: Duration, mtu: u32) -> Vec<String> {
+    /// The client's arguments for a run of `duration` over a link of this MTU; `copy` as in
+    /// [`crate::compare::Args`].
+    pub(crate) fn client_args(self, duration: Duration, mtu: u32, copy: bool) -> Vec<String> {
         let streams = STREAMS.to_string();
         let concurrency = CONCURRENCY.to_string();
         let connections = IDLE_CONNECTIONS.to_string();
@@ -118,9 +119,11 @@ impl Case {
             Case::TcpIdle => &["idle", "--connections", &connections],
         };
         let seconds = duration.as_secs_f64().to_string();
+        let copies = copy && mode[0].starts_with("bulk");
         mode.iter()
             .copied()
             .chain(["--seconds", &seconds])
+            .chain(copies.then_some("--copy"))
             .map(str::to_owned)
             .collect()
     }
@@ -131,7 +134,8 @@ impl Case {
     }
 }
 
-/// The numbers of a run, the one to compare by first; empty when there is nothing to compare (no engine, no memory).
+/// The numbers of a run, the one to compare by first; empty when there is nothing to compare (no
+/// engine, no memory).
 ///
 /// `memory_growth` is by how many bytes the engine's memory grew while the load ran.
 pub(crate) fn metrics(measured: &Measured, memory_growth: Option<u64>) -> Vec<Metric> {
@@ -194,7 +198,8 @@ pub(crate) fn work(measured: &Measured) -> Option<Work> {
 }
 
 impl Work {
-    /// CPU time per unit: seconds per GiB, or microseconds per operation. `None` when nothing was done.
+    /// CPU time per unit: seconds per GiB, or microseconds per operation. `None` when nothing was
+    /// done.
     pub(crate) fn cost(self, cpu_s: f64) -> Option<f64> {
         let (amount, scale) = match self {
             Work::Gib(gib) => (gib, 1.0),
@@ -225,6 +230,31 @@ mod tests {
             assert_eq!(Case::from_str(case.name(), false), Ok(*case));
             assert_eq!(serde_json::to_value(case).unwrap(), case.name());
         }
+    }
+
+    #[test]
+    fn only_bulk_receivers_copy() {
+        let seconds = Duration::from_secs(1);
+        for case in Case::value_variants() {
+            let copies = case
+                .client_args(seconds, 1500, true)
+                .iter()
+                .any(|arg| arg == "--copy");
+            assert_eq!(copies, is_bulk(*case), "{case:?}");
+            assert!(
+                !case
+                    .client_args(seconds, 1500, false)
+                    .iter()
+                    .any(|arg| arg == "--copy")
+            );
+        }
+    }
+
+    fn is_bulk(case: Case) -> bool {
+        matches!(
+            case,
+            Case::TcpUp | Case::TcpDown | Case::TcpUp8 | Case::TcpDown8
+        )
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! `compare`: every case at every MTU through every peer, in turn.
 //!
-//! Noise on a machine comes in phases, so the peers of one case run right after one another (A B C A B C), and medians
-//! are compared within that group only. Every run starts from nothing: new namespaces, a new server, a new
-//! engine. What else the machine does is measured just before each run and stands beside its result.
+//! Noise on a machine comes in phases, so the peers of one case run right after one another (A B C
+//! A B C), and medians are compared within that group only. Every run starts from nothing: new
+//! namespaces, a new server, a new engine. What else the machine does is measured just before each
+//! run and stands beside its result.
 
 use std::collections::HashSet;
 use std::fs;
@@ -63,6 +64,9 @@ pub(crate) struct Args {
     /// Length of each load
     #[arg(long, default_value = "4", value_parser = parse_seconds)]
     seconds: Duration,
+    /// Have the receivers of bulk streams copy the bytes, where else the kernel throws them away
+    #[arg(long)]
+    copy: bool,
     /// TCP congestion control at guest and host, for engines' sockets as well
     #[arg(long, value_name = "NAME", default_value = "reno")]
     congestion: String,
@@ -91,6 +95,7 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
         facts: Facts::gather(&args.congestion),
         rounds: args.rounds,
         seconds: args.seconds.as_secs_f64(),
+        copies: args.copy,
         peers: plan.peers.clone(),
         runs: Vec::new(),
     };
@@ -100,19 +105,13 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
         .filter(|one| one.missing.is_none())
         .map(|one| one.peer)
         .collect();
-    let total = plan.mtus.len() * plan.cases.len() * present.len() * args.rounds as usize;
-    for &mtu in &plan.mtus {
-        for &case in &plan.cases {
-            for round in 1..=args.rounds {
-                for &peer in &present {
-                    let run = plan.one(args, mtu, case, round, peer);
-                    report.runs.push(run);
-                    progress(report.runs.len(), total, report.runs.last());
-                }
-            }
-            // What has been measured is kept when a long comparison is broken off.
-            write(args, &report)?;
-        }
+    let jobs = jobs(&plan, &present, args.rounds);
+    for (done, &(mtu, case, round, peer)) in jobs.iter().enumerate() {
+        let run = plan.one(args, mtu, case, round, peer);
+        progress(done + 1, jobs.len(), &run);
+        report.runs.push(run);
+        // What has been measured is kept when a long comparison is broken off.
+        write(args, &report)?;
     }
     print!("{}", report.to_text());
     println!(
@@ -128,6 +127,23 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// All runs in their order: the peers of one case right after one another.
+fn jobs(plan: &Plan, present: &[Peer], rounds: u32) -> Vec<(u32, Case, u32, Peer)> {
+    let mut jobs = Vec::new();
+    for &mtu in &plan.mtus {
+        for &case in &plan.cases {
+            for round in 1..=rounds {
+                // A limit has no process whose memory could be watched.
+                let runs = present
+                    .iter()
+                    .filter(|peer| !case.watches_memory() || !peer.is_limit());
+                jobs.extend(runs.map(|&peer| (mtu, case, round, peer)));
+            }
+        }
+    }
+    jobs
 }
 
 /// What is to run, without doubles.
@@ -155,7 +171,7 @@ impl Plan {
         thread::sleep(WATCH);
         let load_before = Machine::now().load_since(before);
         let end = World::build(peer, mtu, &args.congestion, &self.towpath)
-            .and_then(|mut world| sample(&mut world, mtu, case, args.seconds))
+            .and_then(|mut world| sample(&mut world, args, mtu, case))
             .map_or_else(|failure| End::Failed(failure.to_string()), End::Measured);
         Run {
             mtu,
@@ -169,14 +185,14 @@ impl Plan {
 }
 
 /// Runs one load in a world that is ready.
-fn sample(world: &mut World, mtu: u32, case: Case, seconds: Duration) -> Outcome<Sample> {
+fn sample(world: &mut World, args: &Args, mtu: u32, case: Case) -> Outcome<Sample> {
     let engine = world.engine();
     let usage = || engine.map(usage_of_tree);
     let before = usage();
     let machine_before = Machine::now();
     let mut memory_peak = before.map(|usage| usage.memory_bytes);
-    let mut client = world.client(&case.client_args(seconds, mtu))?;
-    let output = client.finish(seconds + PATIENCE, || {
+    let mut client = world.client(&case.client_args(args.seconds, mtu, args.copy))?;
+    let output = client.finish(args.seconds + PATIENCE, || {
         if case.watches_memory() {
             memory_peak = memory_peak.max(usage().map(|usage| usage.memory_bytes));
         }
@@ -202,18 +218,15 @@ fn sample(world: &mut World, mtu: u32, case: Case, seconds: Duration) -> Outcome
 }
 
 /// One line per run, for whoever waits.
-fn progress(done: usize, total: usize, run: Option<&Run>) {
-    let Some(Run {
+fn progress(done: usize, total: usize, run: &Run) {
+    let Run {
         mtu,
         case,
         peer,
         round,
         load_before: _,
         end,
-    }) = run
-    else {
-        return;
-    };
+    } = run;
     let result = match end {
         End::Failed(why) => format!("failed: {why}"),
         End::Measured(sample) => match sample.metrics.first() {
@@ -289,6 +302,26 @@ mod tests {
         ] {
             assert!(parse(&bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn peers_take_turns_and_limits_have_no_memory_to_watch() {
+        let args = parse(&["--cases", "tcp-up,tcp-idle", "--mtu", "1500"]).unwrap();
+        let jobs = jobs(&Plan::new(&args), &[Peer::Pasta, Peer::Veth], 2);
+        let names = jobs
+            .iter()
+            .map(|(_, case, round, peer)| (case.name(), *round, peer.name()));
+        assert_eq!(
+            names.collect::<Vec<_>>(),
+            [
+                ("tcp-up", 1, "pasta"),
+                ("tcp-up", 1, "veth"),
+                ("tcp-up", 2, "pasta"),
+                ("tcp-up", 2, "veth"),
+                ("tcp-idle", 1, "pasta"),
+                ("tcp-idle", 2, "pasta"),
+            ]
+        );
     }
 
     #[test]

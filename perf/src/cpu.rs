@@ -1,8 +1,8 @@
 //! CPU time and memory, from `/proc`.
 //!
-//! A network's CPU time is that of its process and all processes below it, threads included. Work that the kernel does
-//! elsewhere on its behalf (softirqs, kernel threads) is not in it; the whole machine's CPU time has that, and the load
-//! generator's as well.
+//! A network's CPU time is that of its process and all processes below it, threads included. Work
+//! that the kernel does elsewhere on its behalf (softirqs, kernel threads) is not in it; the whole
+//! machine's CPU time has that, and the load generator's as well.
 
 use std::collections::HashSet;
 use std::fs;
@@ -125,7 +125,8 @@ fn parse_machine(text: &str) -> Option<Machine> {
     })
 }
 
-/// `PID (NAME) STATE PPID …` with utime, stime, cutime and cstime as fields 14 to 17; NAME may hold anything.
+/// `PID (NAME) STATE PPID …` with utime, stime, cutime and cstime as fields 14 to 17; NAME may hold
+/// anything.
 fn parse_stat(text: &str) -> Option<Stat> {
     let (pid, rest) = text.split_once(" (")?;
     let (_, rest) = rest.rsplit_once(')')?;
@@ -133,8 +134,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let ticks = fields
         .get(11..15)?
         .iter()
-        .map(|field| field.parse::<u64>().ok());
-    let ticks = ticks.sum::<Option<u64>>()?;
+        .try_fold(0u64, |sum, field| sum.checked_add(field.parse().ok()?))?;
     Some(Stat {
         pid: pid.parse().ok()?,
         parent: fields.get(1)?.parse().ok()?,
@@ -232,7 +232,9 @@ mod tests {
         }
 
         #[test]
-        fn any_numbers_are_parsed_without_a_panic(ticks in proptest::collection::vec(any::<u64>(), 0..20)) {
+        fn any_numbers_are_parsed_without_a_panic(
+            ticks in proptest::collection::vec(any::<u64>(), 0..20),
+        ) {
             let text: Vec<String> = ticks.iter().map(u64::to_string).collect();
             let text = text.join(" ");
             let _ = parse_machine(&format!("cpu {text}"));

@@ -1,6 +1,7 @@
 //! The one error type of the harness: a sentence for the person who runs it.
 //!
-//! Nothing in the harness acts on the kind of an error; it ends the run, or stands in the table beside the run.
+//! Nothing in the harness acts on the kind of an error; it ends the run, or stands in the table
+//! beside the run.
 
 use std::fmt;
 

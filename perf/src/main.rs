@@ -1,8 +1,8 @@
 //! `towpath-perf`: load generators, and side-by-side runs of user-mode networks.
 //!
-//! The program is a black box towards the networks that it compares: it links nothing of them, starts them as
-//! programs and talks through sockets. `server` and `client` are the load generator; `compare` makes network
-//! namespaces, runs each network between them in turn and prints a table.
+//! The program is a black box towards the networks that it compares: it links nothing of them,
+//! starts them as programs and talks through sockets. `server` and `client` are the load generator;
+//! `compare` makes network namespaces, runs each network between them in turn and prints a table.
 
 mod cases;
 mod compare;

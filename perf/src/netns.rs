@@ -53,7 +53,8 @@ impl NetNs {
         &self.path
     }
 
-    /// Runs `inside` on a thread in this namespace; programs that it starts and sockets that it makes belong to it.
+    /// Runs `inside` on a thread in this namespace; programs that it starts and sockets that it
+    /// makes belong to it.
     ///
     /// # Errors
     /// The namespace cannot be entered, or what `inside` returns.

@@ -48,7 +48,13 @@ impl Peer {
         matches!(self, Peer::Pasta | Peer::Slirp4netns)
     }
 
-    /// The engine's command line for a guest's namespace; `None` for the limits, which have no process.
+    /// Whether it is a limit to compare with: the kernel's own ways, which have no process.
+    pub(crate) fn is_limit(self) -> bool {
+        matches!(self, Peer::Veth | Peer::VethNoOffload | Peer::Loopback)
+    }
+
+    /// The engine's command line for a guest's namespace; `None` for the limits, which have no
+    /// process.
     pub(crate) fn command(self, towpath: &Path, guest: &Path, mtu: u32) -> Option<Command> {
         let mtu = mtu.to_string();
         let mut command;
@@ -59,7 +65,8 @@ impl Peer {
                     .args(["attach", "--mtu", &mtu, "--netns"])
                     .arg(guest);
             }
-            // No ports are spliced: all goes through the TAP, as it does for any address but the loopback's.
+            // No ports are spliced: all goes through the TAP, as it does for any address but the
+            // loopback's.
             Peer::Pasta => {
                 command = Command::new("pasta");
                 command.args(["--config-net", "--foreground", "--mtu", &mtu]);
@@ -119,7 +126,8 @@ impl Peer {
     }
 }
 
-/// Where the `towpath` program is when the command line does not say: beside this one, else on the path.
+/// Where the `towpath` program is when the command line does not say: beside this one, else on the
+/// path.
 pub(crate) fn default_towpath() -> PathBuf {
     std::env::current_exe()
         .ok()
@@ -181,7 +189,7 @@ mod tests {
         for peer in Peer::value_variants() {
             let Some(command) = peer.command(Path::new("tp"), Path::new("/ns/guest"), 65_520)
             else {
-                assert!(!peer.is_rival());
+                assert!(peer.is_limit() && !peer.is_rival());
                 continue;
             };
             let args: Vec<_> = command.get_args().collect();

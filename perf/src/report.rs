@@ -54,6 +54,8 @@ pub(crate) struct Report {
     pub(crate) rounds: u32,
     /// Length of one load.
     pub(crate) seconds: f64,
+    /// Whether receivers of bulk streams copy the bytes; else the kernel throws them away.
+    pub(crate) copies: bool,
     pub(crate) peers: Vec<Presence>,
     pub(crate) runs: Vec<Run>,
 }
@@ -208,9 +210,10 @@ impl Report {
         let mut text = format!(
             "{kernel}, {cores} cores, {cpu}\n\
              TCP congestion control {congestion}; tcp_rmem {tcp_rmem}; tcp_wmem {tcp_wmem}\n\
-             {} rounds of {} s, peers in turn; median and range\n",
+             rounds: {}, peers in turn; seconds a load: {}; bulk receivers {}; median and range\n",
             self.rounds,
-            number(self.seconds)
+            self.seconds,
+            if self.copies { "copy" } else { "discard" },
         );
         for Presence {
             peer,
@@ -361,9 +364,12 @@ fn also(figure: &Figure) -> String {
         better: _,
         spread,
     } = figure;
-    format!("{name} {} {unit}", number(spread.median))
-        .trim_end()
-        .to_owned()
+    let value = if unit.is_empty() && spread.median.fract() == 0.0 {
+        format!("{:.0}", spread.median)
+    } else {
+        number(spread.median)
+    };
+    format!("{name} {value} {unit}").trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -403,6 +409,7 @@ mod tests {
             facts: Facts::gather("reno"),
             rounds: 3,
             seconds: 1.0,
+            copies: false,
             peers: vec![Presence {
                 peer: Peer::Slirp4netns,
                 version: None,

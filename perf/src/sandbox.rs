@@ -1,16 +1,17 @@
 //! A place of our own for the whole comparison.
 //!
-//! `compare` runs as two processes. The outer one makes a user, mount, PID and network namespace and starts the same
-//! program in it, which becomes process 1 there and does all the work. So nothing of a run touches the machine's
-//! network, and nothing stays behind however a run ends: the inner process is killed when the outer one goes (also by
-//! Ctrl-C, also by SIGKILL), the kernel then kills every process in the PID namespace, and with the processes
-//! go mounts, network namespaces and interfaces.
+//! `compare` runs as two processes. The outer one makes a user, mount, PID and network namespace
+//! and starts the same program in it, which becomes process 1 there and does all the work. So
+//! nothing of a run touches the machine's network, and nothing stays behind however a run ends: the
+//! inner process is killed when the outer one goes (also by Ctrl-C, also by SIGKILL), the kernel
+//! then kills every process in the PID namespace, and with the processes go mounts, network
+//! namespaces and interfaces.
 //!
-//! A user namespace is used for root as well: the networks then run as their users run them, without privilege on the
-//! machine, and one that refuses to run as root (pasta) does not notice.
+//! A user namespace is used for root as well: the networks then run as their users run them,
+//! without privilege on the machine, and one that refuses to run as root (pasta) does not notice.
 //!
-//! Network namespaces need a path that programs can open. They are bind-mounted in a tmpfs over `/dev/shm`, where a
-//! tmpfs belongs anyway; the mount is seen by nobody else.
+//! Network namespaces need a path that programs can open. They are bind-mounted in a tmpfs over
+//! `/dev/shm`, where a tmpfs belongs anyway; the mount is seen by nobody else.
 
 use std::fs;
 use std::process::{Command, ExitCode};
@@ -28,7 +29,8 @@ pub(crate) const DIRECTORY: &str = "/dev/shm";
 /// This program, also when its file has been replaced since it started.
 pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
 
-/// Starts this program again inside, with the same arguments and `mark`, and waits for it.
+/// Starts this program again inside, with the same arguments and `mark` after the first, and waits
+/// for it.
 ///
 /// # Errors
 /// The namespaces cannot be made: user namespaces may be forbidden here.
@@ -47,8 +49,9 @@ pub(crate) fn run_inside(mark: &str) -> Outcome<ExitCode> {
     fs::write("/proc/self/uid_map", format!("0 {user} 1")).doing("map the user id")?;
     fs::write("/proc/self/gid_map", format!("0 {group} 1")).doing("map the group id")?;
     let mut inner = Command::new(THIS_PROGRAM)
-        .args(std::env::args_os().skip(1))
+        .args(std::env::args_os().skip(1).take(1))
         .arg(mark)
+        .args(std::env::args_os().skip(2))
         .spawn()
         .doing("start the inner process")?;
     let status = inner.wait().doing("wait for the inner process")?;

@@ -11,7 +11,8 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Of these numbers; `None` when there are none. The median of an even count is the mean of the middle two.
+    /// Of these numbers; `None` when there are none. The median of an even count is the mean of the
+    /// middle two.
     pub(crate) fn of(numbers: impl IntoIterator<Item = f64>) -> Option<Spread> {
         let mut sorted: Vec<f64> = numbers.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -57,7 +58,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_median_is_between_the_ends(numbers in proptest::collection::vec(-1e9..1e9f64, 1..20)) {
+        fn the_median_is_between_the_ends(
+            numbers in proptest::collection::vec(-1e9..1e9f64, 1..20),
+        ) {
             let spread = Spread::of(numbers.iter().copied()).unwrap();
             prop_assert!(spread.min <= spread.median && spread.median <= spread.max);
             let below = numbers.iter().filter(|number| **number < spread.median).count();

@@ -1,15 +1,17 @@
-//! What one run takes place in: a host and a guest namespace, the network between them, and the load server.
+//! What one run takes place in: a host and a guest namespace, the network between them, and the
+//! load server.
 //!
 //! ```text
-//!        guest namespace                          host namespace
-//!   load client ── tap0 ──[ engine's process, its sockets in the host namespace ]── lo ── load server at 198.18.0.1
-//!   load client ── veth ─────────────────────────────────────────────────────────────── load server    (limit)
-//!                                                    load client ── lo ── load server    (limit)
+//!  guest namespace                       host namespace
+//!   client ── tap0 ── engine ── its sockets ── lo ── server at 198.18.0.1:5201
+//!   client ── veth ───────────────────────────────── server                     (limit)
+//!                                    client ── lo ── server                     (limit)
 //! ```
 //!
-//! The server's address is on the host's loopback interface but not a loopback address, so that no engine treats it as
-//! one. The host also has an uplink with a default route, whose other end leads nowhere: engines copy addresses
-//! from it (pasta) or refuse to start without it. All addresses are of 198.18.0.0/15, set apart for such tests (RFC 2544).
+//! The server's address is on the host's loopback interface but not a loopback address, so that no
+//! engine treats it as one. The host also has an uplink with a default route, whose other end leads
+//! nowhere: engines copy addresses from it (pasta) or refuse to start without it. All addresses are
+//! of 198.18.0.0/15, set apart for such tests (RFC 2544).
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -51,13 +53,15 @@ impl World {
     /// Builds the namespaces, starts server and engine, and waits until a byte has gone both ways.
     ///
     /// # Errors
-    /// Anything that keeps the peer from carrying that byte; the engine's last words where it ended.
+    /// Anything that keeps the peer from carrying that byte; the engine's last words where it
+    /// ended.
     pub(crate) fn build(peer: Peer, mtu: u32, congestion: &str, towpath: &Path) -> Outcome<World> {
         let host = NetNs::new("host")?;
         let guest = NetNs::new("guest")?;
         for netns in [&host, &guest] {
             netns.sysctl("ipv4/tcp_congestion_control", congestion)?;
-            // Short connections must not run out of ports; the server's own port stays out of the range.
+            // Short connections must not run out of ports; the server's own port stays out of the
+            // range.
             netns.sysctl("ipv4/ip_local_port_range", "10000 65535")?;
             netns.sysctl("ipv4/tcp_tw_reuse", "1")?;
         }

@@ -12,7 +12,7 @@ use core::ops::Range;
 use zerocopy::IntoBytes;
 
 use crate::Address;
-use crate::parse::{Content, IpPacket, Transport};
+use crate::parse::{Content, Fragment, IpPacket, Transport};
 use crate::tcp::segment::Segment;
 use crate::wire::arp::{ArpPacket, PACKET_LEN as ARP_LEN};
 use crate::wire::checksum::Sum;
@@ -342,9 +342,9 @@ pub struct IcmpError {
     pub parameter: u32,
 }
 
-/// Writes a whole frame with an ICMP or ICMPv6 error, by the envelope's IP version, about the packet
-/// `about` (from its IP header on), of which as much is quoted as the error may hold. Returns the
-/// frame's length in bytes. Ask [`may_report`] first.
+/// Writes a whole frame with an ICMP or ICMPv6 error, by the envelope's IP version, about the
+/// packet `about` (from its IP header on), of which as much is quoted as the error may hold.
+/// Returns the frame's length in bytes. Ask [`may_report`] first.
 pub fn icmp_error(
     out: &mut [u8; ERROR_MAX],
     e: &Envelope,
@@ -393,14 +393,7 @@ pub fn may_report(packet: &IpPacket<'_>) -> bool {
     }
     match &packet.content {
         Content::Fragment(fragment) => {
-            // The type of an ICMP message is its first byte, which the first fragment has.
-            let kind = fragment.payload.first();
-            fragment.offset == 0
-                && match (fragment.protocol, packet.source.is_v4()) {
-                    (protocol::ICMP, true) => kind.is_some_and(|&k| !icmpv4::is_error(k)),
-                    (protocol::ICMPV6, false) => kind.is_some_and(|&k| !icmpv6::is_error(k)),
-                    _ => true,
-                }
+            fragment.offset == 0 && !begins_error(fragment, packet.source.is_v4())
         }
         Content::Transport(transport) => match transport {
             Transport::IcmpV4(icmpv4::Message::Error(_))
@@ -412,6 +405,20 @@ pub fn may_report(packet: &IpPacket<'_>) -> bool {
             | Transport::Other { .. } => true,
         },
     }
+}
+
+/// Whether a first fragment is the start of an ICMP error, or may be: of IPv6, what is behind
+/// extension headers that it does not hold whole (which RFC 7112 §5 forbids) is not known.
+fn begins_error(fragment: &Fragment<'_>, v4: bool) -> bool {
+    if v4 {
+        let kind = fragment.payload.first();
+        return fragment.protocol == protocol::ICMP && kind.is_none_or(|&k| icmpv4::is_error(k));
+    }
+    let Ok(walk) = ipv6::walk_extensions(fragment.protocol, fragment.payload, false) else {
+        return true;
+    };
+    let kind = fragment.payload.get(walk.offset);
+    walk.protocol == protocol::ICMPV6 && kind.is_none_or(|&k| icmpv6::is_error(k))
 }
 
 /// A whole small frame.
@@ -633,4 +640,503 @@ fn put(out: &mut [u8], at: usize, value: u16) {
 fn clamp(len: usize) -> u16 {
     debug_assert!(len <= 65_535, "a length beyond its field");
     u16::try_from(len).unwrap_or(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::{Body, parse};
+    use crate::tcp::segment::{Flags, Options, SackBlocks, Timestamps};
+    use crate::tcp::seq::SequenceNumber;
+    use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
+    use proptest::prelude::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    const V4: Envelope = Envelope {
+        source_mac: MacAddress([2, 0x74, 0x6f, 0x77, 0, 1]),
+        target_mac: MacAddress([2, 0x74, 0x6f, 0x77, 0, 3]),
+        source: Address::v4([93, 184, 216, 34]),
+        target: Address::v4([10, 0, 2, 3]),
+        hop_limit: 57,
+        traffic_class: 0xb8,
+        identification: 0x1234,
+        dont_fragment: true,
+    };
+    const V6: Envelope = Envelope {
+        source: Address::v6([
+            0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x12, 0x34,
+        ]),
+        target: Address::v6([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3]),
+        ..V4
+    };
+
+    fn bytes(len: usize) -> Vec<u8> {
+        (0..len).map(|n| (n * 7 + n / 256) as u8).collect()
+    }
+
+    fn segment() -> Segment {
+        let mut sack = SackBlocks::NONE;
+        sack.push(SequenceNumber(5000), SequenceNumber(6000));
+        Segment {
+            source_port: 443,
+            target_port: 40_000,
+            sequence: SequenceNumber(0xdead_beef),
+            acknowledgment: SequenceNumber(0x0102_0304),
+            flags: Flags::ACK | Flags::PSH,
+            window: 501,
+            urgent: 0,
+            options: Options {
+                timestamps: Some(Timestamps {
+                    value: 77,
+                    echo: 88,
+                }),
+                sack,
+                ..Options::default()
+            },
+        }
+    }
+
+    fn tcp_frame(e: &Envelope, segment: &Segment, payload: &[u8]) -> Vec<u8> {
+        let mut out = [0xee; HEADER_MAX];
+        let full = Checksum::Full(Sum::new().add(payload));
+        let (len, offload) = tcp(&mut out, e, segment, payload.len(), None, full);
+        assert_eq!(offload, Offload::NONE);
+        [&out[..len], payload].concat()
+    }
+
+    fn udp_frame(e: &Envelope, payload: &[u8], checksum: Checksum) -> Vec<u8> {
+        let mut out = [0xee; HEADER_MAX];
+        let (len, _) = udp(&mut out, e, 53, 5353, payload.len(), None, checksum);
+        [&out[..len], payload].concat()
+    }
+
+    /// Checks what every frame's outer headers must say, by the oracle.
+    fn oracle<'a>(e: &Envelope, frame: &'a [u8]) -> PacketHeaders<'a> {
+        let headers = PacketHeaders::from_ethernet_slice(frame).unwrap();
+        let link = headers.link.clone().unwrap().ethernet2().unwrap();
+        assert_eq!(link.source, e.source_mac.0);
+        assert_eq!(link.destination, e.target_mac.0);
+        match headers.net.as_ref().unwrap() {
+            NetHeaders::Ipv4(ip, _) => {
+                assert_eq!(Address::v4(ip.source), e.source);
+                assert_eq!(Address::v4(ip.destination), e.target);
+                assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+                assert_eq!(ip.time_to_live, e.hop_limit);
+                assert_eq!(ip.dscp.value() << 2 | ip.ecn.value(), e.traffic_class);
+                assert_eq!(
+                    usize::from(ip.total_len),
+                    frame.len() - ethernet::HEADER_LEN
+                );
+            }
+            NetHeaders::Ipv6(ip, _) => {
+                assert_eq!(Address::v6(ip.source), e.source);
+                assert_eq!(Address::v6(ip.destination), e.target);
+                assert_eq!(ip.hop_limit, e.hop_limit);
+                assert_eq!(ip.traffic_class, e.traffic_class);
+                assert_eq!(usize::from(ip.payload_length), frame.len() - 54);
+            }
+            NetHeaders::Arp(_) => panic!("an IP packet is no ARP packet"),
+        }
+        headers
+    }
+
+    #[test]
+    fn tcp_is_what_the_oracle_reads() {
+        for e in [V4, V6] {
+            for len in [0, 1, 1447, 1448] {
+                let payload = bytes(len);
+                let frame = tcp_frame(&e, &segment(), &payload);
+                let headers = oracle(&e, &frame);
+                let Some(TransportHeader::Tcp(tcp)) = &headers.transport else {
+                    panic!("TCP")
+                };
+                assert_eq!((tcp.source_port, tcp.destination_port), (443, 40_000));
+                assert_eq!(tcp.sequence_number, 0xdead_beef);
+                assert_eq!(tcp.acknowledgment_number, 0x0102_0304);
+                assert!(tcp.ack && tcp.psh && !tcp.syn && !tcp.fin && !tcp.rst);
+                assert_eq!(tcp.window_size, 501);
+                let checksum = match headers.net.as_ref().unwrap() {
+                    NetHeaders::Ipv4(ip, _) => tcp.calc_checksum_ipv4(ip, &payload).unwrap(),
+                    NetHeaders::Ipv6(ip, _) => tcp.calc_checksum_ipv6(ip, &payload).unwrap(),
+                    NetHeaders::Arp(_) => panic!("ARP"),
+                };
+                assert_eq!(tcp.checksum, checksum);
+                assert_eq!(headers.payload.slice(), payload);
+
+                let packet = parse(&frame, &Offload::NONE).unwrap();
+                let Body::Ip(ip) = packet.body.clone() else {
+                    panic!("IP")
+                };
+                let Content::Transport(Transport::Tcp {
+                    segment: read,
+                    payload: range,
+                }) = ip.content
+                else {
+                    panic!("TCP")
+                };
+                assert_eq!(read, segment());
+                assert_eq!(packet.slice(&range), payload);
+            }
+        }
+    }
+
+    #[test]
+    fn udp_is_what_the_oracle_reads() {
+        for e in [V4, V6] {
+            for len in [0, 1, 1400, 9000] {
+                let payload = bytes(len);
+                let frame = udp_frame(&e, &payload, Checksum::Full(Sum::new().add(&payload)));
+                let headers = oracle(&e, &frame);
+                let Some(TransportHeader::Udp(udp)) = &headers.transport else {
+                    panic!("UDP")
+                };
+                assert_eq!((udp.source_port, udp.destination_port), (53, 5353));
+                assert_eq!(usize::from(udp.length), 8 + len);
+                let checksum = match headers.net.as_ref().unwrap() {
+                    NetHeaders::Ipv4(ip, _) => udp.calc_checksum_ipv4(ip, &payload).unwrap(),
+                    NetHeaders::Ipv6(ip, _) => udp.calc_checksum_ipv6(ip, &payload).unwrap(),
+                    NetHeaders::Arp(_) => panic!("ARP"),
+                };
+                assert_eq!(udp.checksum, checksum);
+                assert!(parse(&frame, &Offload::NONE).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn udp_checksum_that_comes_out_as_zero_is_sent_as_ones() {
+        // Find the payload word that makes the sum all ones.
+        let frame = udp_frame(&V4, &[0, 0], Checksum::Full(Sum::new()));
+        let word = &frame[40..42];
+        let frame = udp_frame(&V4, word, Checksum::Full(Sum::new().add(word)));
+        assert_eq!(frame[40..42], [0xff, 0xff]);
+        assert!(parse(&frame, &Offload::NONE).is_ok());
+        let none = udp_frame(&V4, word, Checksum::None);
+        assert_eq!(none[40..42], [0, 0]);
+        assert!(parse(&none, &Offload::NONE).is_ok());
+    }
+
+    #[test]
+    fn partial_checksums_are_completed_by_summing_from_start() {
+        for e in [V4, V6] {
+            let payload = bytes(1001);
+            let full = tcp_frame(&e, &segment(), &payload);
+            let mut out = [0; HEADER_MAX];
+            let (len, offload) = tcp(
+                &mut out,
+                &e,
+                &segment(),
+                payload.len(),
+                None,
+                Checksum::Partial,
+            );
+            let ChecksumState::Partial { start, offset } = offload.checksum else {
+                panic!("partial")
+            };
+            let mut frame = [&out[..len], &payload[..]].concat();
+            let (start, offset) = (usize::from(start), usize::from(offset));
+            // As virtio 1.2 §5.1.6.2 tells the device to do.
+            let checksum = Sum::new().add(&frame[start..]).checksum();
+            put(&mut frame, start + offset, checksum);
+            assert_eq!(frame, full);
+        }
+    }
+
+    #[test]
+    fn super_frames_say_how_they_are_cut() {
+        let mut out = [0; HEADER_MAX];
+        let partial = Checksum::Partial;
+        let (len, offload) = tcp(&mut out, &V4, &segment(), 60_000, Some(1448), partial);
+        assert_eq!(len, 14 + 20 + 44);
+        assert_eq!(
+            offload.gso,
+            Some(Gso {
+                kind: GsoKind::TcpV4,
+                size: 1448
+            })
+        );
+        assert_eq!(offload.hdr_len, 78);
+        assert_eq!(out[16..18], (20_u16 + 44 + 60_000).to_be_bytes());
+        let (_, offload) = tcp(&mut out, &V6, &segment(), 60_000, Some(1428), partial);
+        assert_eq!(
+            offload.gso,
+            Some(Gso {
+                kind: GsoKind::TcpV6,
+                size: 1428
+            })
+        );
+        let (len, offload) = udp(&mut out, &V6, 1, 2, 60_000, Some(1200), partial);
+        assert_eq!(
+            offload.gso,
+            Some(Gso {
+                kind: GsoKind::UdpL4,
+                size: 1200
+            })
+        );
+        assert_eq!(len, 62);
+        assert_eq!(out[58..60], (8_u16 + 60_000).to_be_bytes());
+    }
+
+    #[test]
+    fn identification_only_where_it_means_something() {
+        let mut out = [0; HEADER_MAX];
+        udp(&mut out, &V4, 1, 2, 3, None, Checksum::None);
+        assert_eq!(out[18..22], [0, 0, 0x40, 0]);
+        let e = Envelope {
+            dont_fragment: false,
+            ..V4
+        };
+        udp(&mut out, &e, 1, 2, 3, None, Checksum::None);
+        assert_eq!(out[18..22], [0x12, 0x34, 0, 0]);
+    }
+
+    #[test]
+    fn echoes_are_what_the_oracle_reads() {
+        let payload = bytes(57);
+        for (e, reply) in [(V4, false), (V4, true), (V6, false), (V6, true)] {
+            let echo = EchoHeader {
+                reply,
+                identifier: 0xabcd,
+                sequence: 9,
+            };
+            let mut out = [0; HEADER_MAX];
+            let sum = Sum::new().add(&payload);
+            let len = icmp_echo(&mut out, &e, &echo, payload.len(), sum);
+            let frame = [&out[..len], &payload[..]].concat();
+            let headers = oracle(&e, &frame);
+            let (kind, checksum, right) = match (&headers.transport, &headers.net) {
+                (Some(TransportHeader::Icmpv4(icmp)), _) => {
+                    let right = icmp.icmp_type.calc_checksum(&payload);
+                    (icmp.to_bytes()[0], icmp.checksum, right)
+                }
+                (Some(TransportHeader::Icmpv6(icmp)), Some(NetHeaders::Ipv6(ip, _))) => {
+                    let right = icmp
+                        .icmp_type
+                        .calc_checksum(ip.source, ip.destination, &payload)
+                        .unwrap();
+                    (icmp.to_bytes()[0], icmp.checksum, right)
+                }
+                _ => panic!("ICMP"),
+            };
+            let kinds = if e.source.is_v4() { [8, 0] } else { [128, 129] };
+            assert_eq!(kind, kinds[usize::from(reply)]);
+            assert_eq!(checksum, right);
+            assert_eq!(frame[len - 4..len], [0xab, 0xcd, 0, 9]);
+        }
+    }
+
+    /// Puts fragments together by their headers alone, as the oracle reads them.
+    fn reassemble(e: &Envelope, mut fragments: Fragments, payload: &[u8], mtu: usize) -> Vec<u8> {
+        let mut whole = Vec::new();
+        let mut ended = false;
+        let mut out = [0; HEADER_MAX];
+        let count = fragments.remaining();
+        let mut seen = 0;
+        while let Some((len, range)) = fragments.next(&mut out) {
+            seen += 1;
+            let frame = [&out[..len], &payload[range]].concat();
+            assert!(frame.len() <= ethernet::HEADER_LEN + mtu, "fits the link");
+            let headers = oracle(e, &frame);
+            let (offset, more, header_len) = match headers.net.unwrap() {
+                NetHeaders::Ipv4(ip, _) => {
+                    assert_eq!(ip.identification, 0x5678);
+                    assert!(!ip.dont_fragment);
+                    (ip.fragment_offset.value(), ip.more_fragments, 34)
+                }
+                NetHeaders::Ipv6(_, extensions) => {
+                    let fragment = extensions.fragment.unwrap();
+                    assert_eq!(fragment.identification, 0x1234_5678);
+                    (
+                        fragment.fragment_offset.value(),
+                        fragment.more_fragments,
+                        62,
+                    )
+                }
+                NetHeaders::Arp(_) => panic!("ARP"),
+            };
+            assert_eq!(
+                usize::from(offset) * 8,
+                whole.len(),
+                "in order, without holes"
+            );
+            assert!(!ended, "nothing behind the last");
+            ended = !more;
+            whole.extend(&frame[header_len..]);
+        }
+        assert!(ended);
+        assert_eq!(seen, count);
+        whole
+    }
+
+    #[test]
+    fn fragments_cover_the_largest_datagrams() {
+        for (e, max) in [(V4, 65_507), (V6, 65_527)] {
+            for (len, mtu) in [(1473, 1500), (3000, 1280), (max, 1500), (max, 65_520)] {
+                let payload = bytes(len);
+                let sum = Sum::new().add(&payload);
+                let fragments = Fragments::udp(&e, 0x1234_5678, 53, 5353, len, sum, mtu);
+                let whole = reassemble(&e, fragments, &payload, mtu);
+                assert_eq!(whole[..4], [0, 53, 0x14, 0xe9]);
+                assert_eq!(whole[4..6], (8 + len as u16).to_be_bytes());
+                assert_eq!(whole[8..], payload);
+                let sum = pseudo(&e, protocol::UDP, whole.len() as u32).add(&whole);
+                assert!(sum.is_valid());
+            }
+        }
+    }
+
+    #[test]
+    fn long_echoes_are_fragmented_too() {
+        for e in [V4, V6] {
+            let payload = bytes(5000);
+            let echo = EchoHeader {
+                reply: true,
+                identifier: 1,
+                sequence: 2,
+            };
+            let sum = Sum::new().add(&payload);
+            let fragments = Fragments::icmp_echo(&e, 0x1234_5678, &echo, 5000, sum, 1500);
+            let whole = reassemble(&e, fragments, &payload, 1500);
+            assert_eq!(whole[4..8], [0, 1, 0, 2]);
+            assert!(icmp_pseudo(&e, whole.len() as u32).add(&whole).is_valid());
+        }
+    }
+
+    #[test]
+    fn errors_quote_what_they_may() {
+        for (e, kind, most) in [(V4, 3, 576), (V6, 1, 1280)] {
+            for about_len in [28, 60, 2000] {
+                let about = bytes(about_len);
+                let mut out = [0; ERROR_MAX];
+                let error = IcmpError {
+                    kind,
+                    code: 4,
+                    parameter: 1300,
+                };
+                let len = icmp_error(&mut out, &e, &error, &about);
+                let frame = &out[..len];
+                oracle(&e, frame);
+                let packet = parse(frame, &Offload::NONE).unwrap();
+                let Body::Ip(ip) = &packet.body else {
+                    panic!("IP")
+                };
+                let report = match &ip.content {
+                    Content::Transport(Transport::IcmpV4(icmpv4::Message::Error(report))) => report,
+                    Content::Transport(Transport::IcmpV6(icmpv6::Message::Error(report))) => report,
+                    other => panic!("{other:?}"),
+                };
+                assert_eq!(
+                    (report.kind, report.code, report.parameter),
+                    (kind, 4, 1300)
+                );
+                let quoted = about_len.min(most - ip.header_len - 8);
+                assert_eq!(packet.slice(&report.quote), &about[..quoted]);
+                assert!(!may_report(ip), "no errors about errors");
+            }
+        }
+    }
+
+    #[test]
+    fn errors_only_about_single_hosts_and_first_fragments() {
+        let reportable = |e: &Envelope| {
+            let frame = udp_frame(e, b"x", Checksum::Full(Sum::new().add(b"x")));
+            let packet = parse(&frame, &Offload::NONE).unwrap();
+            let Body::Ip(ip) = packet.body else {
+                panic!("IP")
+            };
+            may_report(&ip)
+        };
+        assert!(reportable(&V4) && reportable(&V6));
+        for target in [[255, 255, 255, 255], [224, 0, 0, 251]] {
+            assert!(!reportable(&Envelope {
+                target: Address::v4(target),
+                ..V4
+            }));
+        }
+        assert!(!reportable(&Envelope {
+            source: Address::UNSPECIFIED_V4,
+            ..V4
+        }));
+        assert!(!reportable(&Envelope {
+            source: Address::UNSPECIFIED_V6,
+            ..V6
+        }));
+        let all_nodes = Address::v6(crate::wire::ndp::ALL_NODES);
+        assert!(!reportable(&Envelope {
+            target: all_nodes,
+            ..V6
+        }));
+
+        for e in [V4, V6] {
+            let payload = bytes(4000);
+            let mut fragments = Fragments::udp(&e, 1, 1, 2, 4000, Sum::new().add(&payload), 1500);
+            let mut out = [0; HEADER_MAX];
+            let mut first = true;
+            while let Some((len, range)) = fragments.next(&mut out) {
+                let frame = [&out[..len], &payload[range]].concat();
+                let packet = parse(&frame, &Offload::NONE).unwrap();
+                let Body::Ip(ip) = packet.body else {
+                    panic!("IP")
+                };
+                assert_eq!(may_report(&ip), first);
+                first = false;
+            }
+        }
+    }
+
+    #[test]
+    fn fragmented_errors_are_recognised() {
+        let begins = |protocol, payload, v4| {
+            let fragment = Fragment {
+                identification: 1,
+                offset: 0,
+                more: true,
+                protocol,
+                payload,
+            };
+            begins_error(&fragment, v4)
+        };
+        assert!(begins(1, &[3, 1, 0, 0], true));
+        assert!(!begins(1, &[8, 0, 0, 0], true));
+        assert!(!begins(17, &[3, 1, 0, 0], true));
+        assert!(begins(58, &[1, 4, 0, 0], false));
+        assert!(!begins(58, &[128, 0, 0, 0], false));
+        assert!(begins(60, &[58, 0, 1, 4, 0, 0, 0, 0, 1, 4, 0, 0], false));
+        assert!(!begins(60, &[58, 0, 1, 4, 0, 0, 0, 0, 128, 0, 0, 0], false));
+        assert!(begins(60, &[58, 9, 1, 4, 0, 0, 0, 0], false), "not known");
+    }
+
+    #[test]
+    fn arp_golden_bytes() {
+        let packet = ArpPacket {
+            operation: crate::wire::arp::Operation::Reply,
+            sender_mac: V4.source_mac,
+            sender: [10, 0, 2, 1],
+            target_mac: V4.target_mac,
+            target: [10, 0, 2, 3],
+        };
+        let frame = arp(V4.source_mac, V4.target_mac, &packet);
+        let golden = [
+            2, 0x74, 0x6f, 0x77, 0, 3, 2, 0x74, 0x6f, 0x77, 0, 1, 8, 6, // ethernet
+            0, 1, 8, 0, 6, 4, 0, 2, // reply
+            2, 0x74, 0x6f, 0x77, 0, 1, 10, 0, 2, 1, 2, 0x74, 0x6f, 0x77, 0, 3, 10, 0, 2, 3,
+        ];
+        assert_eq!(frame.as_slice(), golden);
+    }
+
+    proptest! {
+        #[test]
+        fn any_cut_covers_all(
+            len in 0_usize..20_000, mtu in 0_usize..3000, v4 in any::<bool>(),
+        ) {
+            let e = if v4 { V4 } else { V6 };
+            let payload = vec![0xa5; len];
+            let fragments = Fragments::udp(
+                &e, 0x1234_5678, 1, 2, len, Sum::new().add(&payload), mtu,
+            );
+            let mtu = mtu.max(if v4 { 68 } else { 1280 });
+            prop_assert_eq!(reassemble(&e, fragments, &payload, mtu).len(), len + 8);
+        }
+    }
 }

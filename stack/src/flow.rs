@@ -1,9 +1,9 @@
 //! Flows: what names one, its hash, and which core owns it.
 //!
 //! The hash is Toeplitz's as network cards compute it for receive-side scaling, over source and
-//! destination address, source and destination port, with the key `0x6d5a` repeated. Because the key
-//! repeats after 16 bits, so does the hash's window on it: swapping source and destination changes
-//! nothing, and the sum over all input bits is the sum over the input folded to 16 bits.
+//! destination address, source and destination port, with the key `0x6d5a` repeated. Because the
+//! key repeats after 16 bits, so does the hash's window on it: swapping source and destination
+//! changes nothing, and the sum over all input bits is the sum over the input folded to 16 bits.
 //! Both directions of a flow therefore land on the same core.
 
 use crate::Address;

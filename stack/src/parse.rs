@@ -137,10 +137,6 @@ pub struct Ethernet {
 
 /// What a frame carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "built in place, never stored; ARP is the rare one"
-)]
 pub enum Body<'a> {
     /// An ARP packet.
     Arp(ArpPacket),
@@ -174,7 +170,6 @@ pub struct IpPacket<'a> {
 
 /// What an IP packet carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "built in place, never stored")]
 pub enum Content<'a> {
     /// A part of a larger packet.
     Fragment(Fragment<'a>),
@@ -199,10 +194,6 @@ pub struct Fragment<'a> {
 
 /// A transport header; payloads are ranges of the buffer that was parsed, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "built in place, never stored; TCP is the usual one"
-)]
 pub enum Transport {
     /// TCP.
     Tcp {
@@ -581,6 +572,592 @@ impl From<udp::Error> for Drop {
         match error {
             udp::Error::Truncated => Self::TruncatedUdp,
             udp::Error::BadLength => Self::BadUdpLength,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::offload::{Gso, GsoKind};
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+    use std::vec;
+    use std::vec::Vec;
+
+    const GUEST: MacAddress = MacAddress([2, 0x74, 0x6f, 0x77, 0, 3]);
+    const GATEWAY: MacAddress = MacAddress([2, 0x74, 0x6f, 0x77, 0, 1]);
+    const A4: [u8; 4] = [10, 0, 2, 3];
+    const B4: [u8; 4] = [93, 184, 216, 34];
+    const A6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3];
+    const B6: [u8; 16] = [
+        0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x12, 0x34,
+    ];
+
+    const V4: usize = ethernet::HEADER_LEN;
+    const TRANSPORT4: usize = V4 + ipv4::HEADER_LEN;
+    const TRANSPORT6: usize = V4 + ipv6::HEADER_LEN;
+
+    type Step = etherparse::PacketBuilderStep<etherparse::IpHeaders>;
+
+    fn step(v4: bool) -> Step {
+        let step = PacketBuilder::ethernet2(GUEST.0, GATEWAY.0);
+        if v4 {
+            step.ipv4(A4, B4, 61)
+        } else {
+            step.ipv6(A6, B6, 61)
+        }
+    }
+
+    fn tcp_frame(v4: bool, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        step(v4)
+            .tcp(40_000, 443, 77, 501)
+            .ack(88)
+            .write(&mut frame, payload)
+            .unwrap();
+        frame
+    }
+
+    fn udp_frame(v4: bool, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        step(v4).udp(5353, 53).write(&mut frame, payload).unwrap();
+        frame
+    }
+
+    fn reason(frame: &[u8]) -> Drop {
+        parse(frame, &Offload::NONE).unwrap_err()
+    }
+
+    fn ip<'a>(frame: &'a [u8], offload: &Offload) -> IpPacket<'a> {
+        match parse(frame, offload).unwrap().body {
+            Body::Ip(ip) => ip,
+            Body::Arp(_) => panic!("ARP"),
+        }
+    }
+
+    fn transport_of(frame: &[u8], offload: &Offload) -> Transport {
+        match ip(frame, offload).content {
+            Content::Transport(transport) => transport,
+            Content::Fragment(_) => panic!("fragment"),
+        }
+    }
+
+    /// Makes an IPv4 header right again after a change.
+    fn refresh_ipv4(frame: &mut [u8]) {
+        frame[V4 + 10..V4 + 12].fill(0);
+        let header_len = usize::from(frame[V4] & 0xf) * 4;
+        let checksum = Sum::new().add(&frame[V4..V4 + header_len]).checksum();
+        frame[V4 + 10..V4 + 12].copy_from_slice(&checksum.to_be_bytes());
+    }
+
+    #[test]
+    fn reasons_index_their_table() {
+        let names: HashSet<_> = Drop::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), Drop::ALL.len());
+        for (index, reason) in Drop::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), index);
+        }
+    }
+
+    #[test]
+    fn what_the_oracle_writes_is_read() {
+        for v4 in [true, false] {
+            let frame = tcp_frame(v4, b"hello");
+            let packet = parse(&frame, &Offload::NONE).unwrap();
+            assert_eq!(
+                packet.ethernet,
+                Ethernet {
+                    source: GUEST,
+                    target: GATEWAY
+                }
+            );
+            let Body::Ip(ip) = packet.body.clone() else {
+                panic!("IP")
+            };
+            if v4 {
+                assert_eq!((ip.source, ip.target), (Address::v4(A4), Address::v4(B4)));
+            } else {
+                assert_eq!((ip.source, ip.target), (Address::v6(A6), Address::v6(B6)));
+            }
+            assert_eq!((ip.hop_limit, ip.traffic_class, ip.protocol), (61, 0, 6));
+            assert_eq!(ip.bytes, &frame[V4..]);
+            assert_eq!(ip.header_len, if v4 { 20 } else { 40 });
+            let Content::Transport(Transport::Tcp { segment, payload }) = ip.content else {
+                panic!("TCP")
+            };
+            assert_eq!((segment.source_port, segment.target_port), (40_000, 443));
+            assert_eq!((segment.sequence.0, segment.acknowledgment.0), (77, 88));
+            assert!(segment.flags.ack() && segment.window == 501);
+            assert_eq!(packet.slice(&payload), b"hello");
+
+            let frame = udp_frame(v4, b"query");
+            let Transport::Udp {
+                source_port,
+                target_port,
+                payload,
+            } = transport_of(&frame, &Offload::NONE)
+            else {
+                panic!("UDP")
+            };
+            assert_eq!((source_port, target_port), (5353, 53));
+            assert_eq!(
+                &frame[payload.start as usize..payload.end as usize],
+                b"query"
+            );
+        }
+    }
+
+    #[test]
+    fn echoes_are_read() {
+        let mut frame = Vec::new();
+        step(true)
+            .icmpv4_echo_request(0x1234, 7)
+            .write(&mut frame, b"ping")
+            .unwrap();
+        let Transport::IcmpV4(icmpv4::Message::EchoRequest(echo)) =
+            transport_of(&frame, &Offload::NONE)
+        else {
+            panic!("echo request")
+        };
+        assert_eq!(
+            (echo.identifier, echo.sequence, echo.payload),
+            (0x1234, 7, 42..46)
+        );
+        frame[45] ^= 1;
+        assert_eq!(reason(&frame), Drop::BadTransportChecksum);
+
+        let mut frame = Vec::new();
+        step(false)
+            .icmpv6_echo_request(0x1234, 7)
+            .write(&mut frame, b"ping")
+            .unwrap();
+        let Transport::IcmpV6(icmpv6::Message::EchoRequest(echo)) =
+            transport_of(&frame, &Offload::NONE)
+        else {
+            panic!("echo request")
+        };
+        assert_eq!(
+            (echo.identifier, echo.sequence, echo.payload),
+            (0x1234, 7, 62..66)
+        );
+        frame[65] ^= 1;
+        assert_eq!(reason(&frame), Drop::BadTransportChecksum);
+    }
+
+    #[test]
+    fn padding_is_cut_off() {
+        for v4 in [true, false] {
+            let mut frame = udp_frame(v4, b"x");
+            let len = frame.len();
+            frame.extend([0xaa; 17]);
+            assert_eq!(ip(&frame, &Offload::NONE).bytes, &frame[V4..len]);
+            let Transport::Udp { payload, .. } = transport_of(&frame, &Offload::NONE) else {
+                panic!("UDP")
+            };
+            assert_eq!(payload, len as u32 - 1..len as u32);
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed_or_harmless() {
+        // One bit of a checksummed packet changed: never read as a whole packet of the same kind
+        // from the same addresses with other content.
+        for v4 in [true, false] {
+            let frame = tcp_frame(v4, b"payload");
+            let start = if v4 { TRANSPORT4 } else { TRANSPORT6 };
+            for bit in start * 8..frame.len() * 8 {
+                let mut bad = frame.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                let reason = reason(&bad);
+                assert!(
+                    matches!(reason, Drop::BadTransportChecksum | Drop::BadTcpOffset),
+                    "bit {bit}: {reason:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_link_may_vouch_for_the_checksum_of_the_header_that_is_there() {
+        for (v4, start) in [(true, TRANSPORT4), (false, TRANSPORT6)] {
+            let mut frame = tcp_frame(v4, b"hello");
+            frame[start + 16] ^= 0xff;
+            let with = |checksum| Offload {
+                checksum,
+                ..Offload::NONE
+            };
+            assert_eq!(reason(&frame), Drop::BadTransportChecksum);
+            assert!(parse(&frame, &with(ChecksumState::Verified)).is_ok());
+            let start = start as u16;
+            let partial = ChecksumState::Partial { start, offset: 16 };
+            assert!(parse(&frame, &with(partial)).is_ok());
+            let elsewhere = ChecksumState::Partial {
+                start: start - 4,
+                offset: 16,
+            };
+            let error = parse(&frame, &with(elsewhere)).unwrap_err();
+            assert_eq!(error, Drop::BadTransportChecksum);
+        }
+        // The IPv4 header's own is verified all the same.
+        let mut frame = tcp_frame(true, b"hello");
+        frame[V4 + 8] ^= 1;
+        let verified = Offload {
+            checksum: ChecksumState::Verified,
+            ..Offload::NONE
+        };
+        assert_eq!(parse(&frame, &verified).unwrap_err(), Drop::BadIpv4Checksum);
+    }
+
+    #[test]
+    fn super_frames_are_as_long_as_their_frame() {
+        for (v4, kind) in [(true, GsoKind::TcpV4), (false, GsoKind::TcpV6)] {
+            let mut frame = tcp_frame(v4, &vec![7; 40_000]);
+            let gso = Some(Gso { kind, size: 1448 });
+            let offload = Offload {
+                checksum: ChecksumState::Verified,
+                gso,
+                hdr_len: 0,
+            };
+            // Some senders leave the length of one piece, or nothing.
+            let field = if v4 { V4 + 2 } else { V4 + 4 };
+            frame[field..field + 2].fill(0);
+            if v4 {
+                refresh_ipv4(&mut frame);
+            }
+            let Transport::Tcp { payload, .. } = transport_of(&frame, &offload) else {
+                panic!("TCP")
+            };
+            assert_eq!(payload.len(), 40_000);
+            assert_eq!(payload.end as usize, frame.len());
+        }
+    }
+
+    #[test]
+    fn lengths_outside_the_frame_are_refused() {
+        assert_eq!(reason(&[0; 13]), Drop::TruncatedEthernet);
+        assert_eq!(reason(&[0; 60]), Drop::UnknownEtherType);
+        for v4 in [true, false] {
+            let frame = udp_frame(v4, b"hello");
+            for len in V4..frame.len() {
+                let reason = reason(&frame[..len]);
+                let expected = match (v4, len - V4) {
+                    (true, 0..20) => Drop::TruncatedIpv4,
+                    (true, _) => Drop::BadIpv4TotalLength,
+                    (false, 0..40) => Drop::TruncatedIpv6,
+                    (false, _) => Drop::BadIpv6PayloadLength,
+                };
+                assert_eq!(reason, expected, "{len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn options_of_ipv4_are_skipped() {
+        let frame = udp_frame(true, b"hello");
+        let mut with = Vec::from(&frame[..TRANSPORT4]);
+        with.extend([7, 7, 4, 0, 0, 0, 0, 0]); // record route
+        with.extend(&frame[TRANSPORT4..]);
+        with[V4] = 0x47;
+        with[V4 + 3] += 8;
+        refresh_ipv4(&mut with);
+        assert_eq!(ip(&with, &Offload::NONE).header_len, 28);
+        let Transport::Udp { payload, .. } = transport_of(&with, &Offload::NONE) else {
+            panic!("UDP")
+        };
+        assert_eq!(payload, 50..55);
+    }
+
+    #[test]
+    fn addresses_of_the_other_version_or_of_many_are_refused() {
+        let frame = udp_frame(false, b"hello");
+        let with = |at: usize, address: [u8; 16]| {
+            let mut frame = frame.clone();
+            frame[V4 + at..V4 + at + 16].copy_from_slice(&address);
+            reason(&frame)
+        };
+        let mapped = *Address::v4([1, 2, 3, 4]).octets();
+        let compatible = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4];
+        for at in [8, 24] {
+            assert_eq!(with(at, mapped), Drop::MappedAddress);
+            assert_eq!(with(at, compatible), Drop::MappedAddress);
+            // These two are not IPv4; only the checksum tells.
+            assert_eq!(with(at, [0; 16]), Drop::BadTransportChecksum);
+            assert_eq!(with(at, (1_u128).to_be_bytes()), Drop::BadTransportChecksum);
+        }
+        assert_eq!(with(8, [0xff; 16]), Drop::BadSource);
+
+        for source in [[255, 255, 255, 255], [224, 0, 0, 1]] {
+            let mut frame = udp_frame(true, b"hello");
+            frame[V4 + 12..V4 + 16].copy_from_slice(&source);
+            refresh_ipv4(&mut frame);
+            assert_eq!(reason(&frame), Drop::BadSource);
+        }
+    }
+
+    #[test]
+    fn udp_without_checksum_only_over_ipv4() {
+        let mut frame = udp_frame(true, b"hello");
+        frame[TRANSPORT4 + 6..TRANSPORT4 + 8].fill(0);
+        assert!(parse(&frame, &Offload::NONE).is_ok());
+        let mut frame = udp_frame(false, b"hello");
+        frame[TRANSPORT6 + 6..TRANSPORT6 + 8].fill(0);
+        assert_eq!(reason(&frame), Drop::MissingUdpChecksum);
+    }
+
+    #[test]
+    fn udp_may_be_shorter_than_its_packet() {
+        let mut frame = udp_frame(true, b"hello");
+        frame[TRANSPORT4 + 5] -= 2;
+        frame[TRANSPORT4 + 6..TRANSPORT4 + 8].fill(0);
+        let Transport::Udp { payload, .. } = transport_of(&frame, &Offload::NONE) else {
+            panic!("UDP")
+        };
+        assert_eq!(payload, 42..45);
+        frame[TRANSPORT4 + 5] += 3;
+        assert_eq!(reason(&frame), Drop::BadUdpLength);
+    }
+
+    #[test]
+    fn fragments_are_handed_on() {
+        let mut frame = udp_frame(true, &[9; 16]);
+        frame[V4 + 4..V4 + 8].copy_from_slice(&[0x12, 0x34, 0x20, 0xb9]);
+        refresh_ipv4(&mut frame);
+        let packet = ip(&frame, &Offload::NONE);
+        let expected = Fragment {
+            identification: 0x1234,
+            offset: 0xb9 * 8,
+            more: true,
+            protocol: 17,
+            payload: &frame[TRANSPORT4..],
+        };
+        assert_eq!(packet.content, Content::Fragment(expected));
+        // Not a multiple of 8 though more follow, beyond 65,535 bytes, without payload.
+        for (flags, cut) in [([0x20, 0], 1), ([0x1f, 0xff], 0), ([0x00, 1], 24)] {
+            let mut bad = frame.clone();
+            bad.truncate(frame.len() - cut);
+            bad[V4 + 3] -= cut as u8;
+            bad[V4 + 6..V4 + 8].copy_from_slice(&flags);
+            refresh_ipv4(&mut bad);
+            assert_eq!(reason(&bad), Drop::BadFragment, "{flags:?}");
+        }
+    }
+
+    /// A UDP datagram over IPv6 behind extension headers, the first of type `first`.
+    fn extended(first: u8, headers: &[u8]) -> Vec<u8> {
+        let plain = udp_frame(false, b"hello");
+        let mut frame = Vec::from(&plain[..TRANSPORT6]);
+        frame.extend(headers);
+        frame.extend(&plain[TRANSPORT6..]);
+        frame[V4 + 5] += headers.len() as u8;
+        frame[V4 + 6] = first;
+        frame
+    }
+
+    #[test]
+    fn extension_headers_are_walked() {
+        let frame = extended(0, &[60, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0]);
+        let packet = ip(&frame, &Offload::NONE);
+        assert_eq!((packet.protocol, packet.header_len), (17, 56));
+        // A fragment that is the whole packet is the packet (RFC 6946).
+        let atomic = extended(44, &[17, 0, 0, 0, 1, 2, 3, 4]);
+        assert!(matches!(
+            transport_of(&atomic, &Offload::NONE),
+            Transport::Udp { .. }
+        ));
+        let fragment = extended(44, &[17, 0, 0x05, 0xc8, 1, 2, 3, 4]);
+        let Content::Fragment(fragment) = ip(&fragment, &Offload::NONE).content else {
+            panic!("fragment")
+        };
+        assert_eq!(
+            (fragment.offset, fragment.more, fragment.protocol),
+            (1480, false, 17)
+        );
+        assert_eq!(fragment.identification, 0x0102_0304);
+        assert_eq!(fragment.payload.len(), 13);
+
+        assert_eq!(
+            reason(&extended(43, &[17, 0, 2, 1, 0, 0, 0, 0])),
+            Drop::RoutingHeader
+        );
+        let late = extended(60, &[0, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0]);
+        assert_eq!(reason(&late), Drop::BadExtensionHeader);
+        let long = extended(60, &[17, 9, 1, 4, 0, 0, 0, 0]);
+        assert_eq!(reason(&long), Drop::BadExtensionHeader);
+        let many = extended(60, &[60, 0, 1, 4, 0, 0, 0, 0].repeat(9));
+        assert_eq!(reason(&many), Drop::TooManyExtensionHeaders);
+        let mut jumbo = extended(0, &[17, 0, 0xc2, 4, 0, 1, 0, 0]);
+        jumbo[V4 + 4..V4 + 6].fill(0);
+        assert_eq!(reason(&jumbo), Drop::Jumbogram);
+    }
+
+    #[test]
+    fn reassembled_packets_are_read_by_their_own_offsets() {
+        let frame = udp_frame(false, b"hello");
+        let (source, target) = (Address::v6(A6), Address::v6(B6));
+        let mut bytes = Vec::from([17, 0, 1, 4, 0, 0, 0, 0]);
+        bytes.extend(&frame[TRANSPORT6..]);
+        let read = |protocol, bytes: &[u8]| {
+            parse_transport(source, target, protocol, bytes, ChecksumState::Unverified)
+        };
+        let Ok(Transport::Udp { payload, .. }) = read(60, &bytes) else {
+            panic!("UDP")
+        };
+        assert_eq!(payload, 16..21);
+        bytes[20] ^= 1;
+        assert_eq!(read(60, &bytes), Err(Drop::BadTransportChecksum));
+        let nested = [17, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+        assert_eq!(read(44, &nested), Err(Drop::BadExtensionHeader));
+    }
+
+    #[test]
+    fn other_protocols_are_handed_on() {
+        let mut frame = udp_frame(true, b"hello");
+        frame[V4 + 9] = 47;
+        refresh_ipv4(&mut frame);
+        let other = Transport::Other {
+            protocol: 47,
+            payload: 34..47,
+        };
+        assert_eq!(transport_of(&frame, &Offload::NONE), other);
+        // ICMP of the other version is no ICMP.
+        frame[V4 + 9] = 58;
+        refresh_ipv4(&mut frame);
+        assert!(matches!(
+            transport_of(&frame, &Offload::NONE),
+            Transport::Other { .. }
+        ));
+    }
+
+    #[test]
+    fn arp_is_read() {
+        let mut frame = Vec::from([0xff; 6]);
+        frame.extend(GUEST.0);
+        frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        frame.extend(GUEST.0);
+        frame.extend([10, 0, 2, 3, 0, 0, 0, 0, 0, 0, 10, 0, 2, 1]);
+        let Body::Arp(arp) = parse(&frame, &Offload::NONE).unwrap().body else {
+            panic!("ARP")
+        };
+        assert_eq!((arp.sender, arp.target), ([10, 0, 2, 3], [10, 0, 2, 1]));
+        assert_eq!(reason(&frame[..41]), Drop::TruncatedArp);
+        frame[15] = 7;
+        assert_eq!(reason(&frame), Drop::UnsupportedArp);
+    }
+
+    /// Checks what every later stage relies on.
+    fn check(frame: &[u8], offload: &Offload) -> Result<(), TestCaseError> {
+        let Ok(packet) = parse(frame, offload) else {
+            return Ok(());
+        };
+        let Body::Ip(ip) = packet.body else {
+            return Ok(());
+        };
+        prop_assert_eq!(ip.source.is_v4(), ip.target.is_v4());
+        prop_assert!(ip.header_len <= ip.bytes.len());
+        let range = match ip.content {
+            Content::Fragment(fragment) => {
+                let end = usize::from(fragment.offset) + fragment.payload.len();
+                prop_assert!(end <= 65_535 && !fragment.payload.is_empty());
+                return Ok(());
+            }
+            Content::Transport(transport) => match transport {
+                Transport::Tcp { payload, .. }
+                | Transport::Udp { payload, .. }
+                | Transport::Other { payload, .. } => payload,
+                Transport::IcmpV4(icmpv4::Message::Error(report))
+                | Transport::IcmpV6(icmpv6::Message::Error(report)) => report.quote,
+                Transport::IcmpV4(
+                    icmpv4::Message::EchoRequest(echo) | icmpv4::Message::EchoReply(echo),
+                )
+                | Transport::IcmpV6(
+                    icmpv6::Message::EchoRequest(echo) | icmpv6::Message::EchoReply(echo),
+                ) => echo.payload,
+                Transport::IcmpV4(_) | Transport::IcmpV6(_) => return Ok(()),
+            },
+        };
+        prop_assert!(range.start <= range.end && range.end as usize <= frame.len());
+        Ok(())
+    }
+
+    fn any_offload() -> impl Strategy<Value = Offload> {
+        let checksum = prop_oneof![
+            Just(ChecksumState::Unverified),
+            Just(ChecksumState::Verified),
+            (0_u16..100, 0_u16..20)
+                .prop_map(|(start, offset)| ChecksumState::Partial { start, offset }),
+        ];
+        let gso = prop::option::of(Just(Gso {
+            kind: GsoKind::UdpL4,
+            size: 100,
+        }));
+        (checksum, gso).prop_map(|(checksum, gso)| Offload {
+            checksum,
+            gso,
+            hdr_len: 0,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(
+            ether_type in prop::sample::select(vec![0x0800_u16, 0x86dd, 0x0806, 0x8100]),
+            mut frame in prop::collection::vec(any::<u8>(), 0..200),
+            offload in any_offload(),
+        ) {
+            if let Some(field) = frame.get_mut(12..14) {
+                field.copy_from_slice(&ether_type.to_be_bytes());
+            }
+            check(&frame, &offload)?;
+        }
+
+        #[test]
+        fn changed_frames_are_read_or_refused(
+            v4 in any::<bool>(),
+            kind in 0..3,
+            changes in prop::collection::vec((12_usize..100, any::<u8>()), 0..8),
+            cut in 0_usize..40,
+            offload in any_offload(),
+        ) {
+            let mut frame = Vec::new();
+            match (kind, v4) {
+                (0, _) => frame = tcp_frame(v4, &[7; 40]),
+                (1, _) => frame = udp_frame(v4, &[7; 40]),
+                (_, true) => {
+                    step(v4).icmpv4_echo_reply(1, 2).write(&mut frame, &[7; 40]).unwrap();
+                }
+                (_, false) => {
+                    step(v4).icmpv6_echo_reply(1, 2).write(&mut frame, &[7; 40]).unwrap();
+                }
+            }
+            frame.truncate(frame.len() - cut);
+            for (at, value) in changes {
+                if let Some(byte) = frame.get_mut(at) {
+                    *byte = value;
+                }
+            }
+            // Header checksums made right, so that what is behind them is reached.
+            if frame.len() >= V4 + 60 && frame[V4] >> 4 == 4 {
+                refresh_ipv4(&mut frame);
+            }
+            check(&frame, &offload)?;
+        }
+
+        #[test]
+        fn any_transport_is_read_or_refused(
+            v4 in any::<bool>(),
+            protocol in prop::sample::select(vec![0_u8, 1, 6, 17, 43, 44, 58, 59, 60, 132]),
+            bytes in prop::collection::vec(any::<u8>(), 0..120),
+        ) {
+            let (source, target) = if v4 {
+                (Address::v4(A4), Address::v4(B4))
+            } else {
+                (Address::v6(A6), Address::v6(B6))
+            };
+            for checksum in [ChecksumState::Unverified, ChecksumState::Verified] {
+                let _ = parse_transport(source, target, protocol, &bytes, checksum);
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Bulk transfer over TCP: N streams, one thread each, in one direction.
 //!
-//! The sender writes 256 KiB at a time from one buffer. The receiver lets the kernel throw the bytes away
-//! (`MSG_TRUNC`), so that its cost is the protocol's and not a copy's; with `verify` both sides make and compare the
-//! seeded pattern instead. The receiver's count and clock are what is reported.
+//! The sender writes 256 KiB at a time from one buffer. The receiver lets the kernel throw the
+//! bytes away (`MSG_TRUNC`), so that its cost is the protocol's and not a copy's, unless it is told
+//! to copy them as most programs do, or to verify them: then both sides make and compare the seeded
+//! pattern. The receiver's count and clock are what is reported.
 
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::Target;
 use super::pattern::Pattern;
-use super::session::{Kind, Received, Session};
+use super::session::{Kind, Receive, Received, Session};
 use super::socket;
 use crate::failure::{Context, Failure, Outcome};
 
@@ -60,7 +61,7 @@ pub(crate) fn run(target: &Target, session: Session, streams: u32) -> Outcome<Bu
         threads.into_iter().map(join).collect()
     });
     let received: Vec<Received> = received.into_iter().collect::<Outcome<_>>()?;
-    summarise(&received, session.verify)
+    summarise(&received, session.receive == Receive::Verify)
 }
 
 /// One session, at the client.
@@ -91,7 +92,7 @@ fn stream(target: &Target, session: Session, started: &Barrier) -> Outcome<Recei
 
 /// Sends until the session's duration or amount is reached, then closes that direction.
 pub(crate) fn send(mut connection: &TcpStream, session: &Session) -> io::Result<()> {
-    let pattern = session.verify.then(|| Pattern::new(session.seed));
+    let pattern = (session.receive == Receive::Verify).then(|| Pattern::new(session.seed));
     let mut buffer = vec![0x5a; WRITE_BYTES];
     let end = Instant::now() + session.duration;
     let mut sent = 0u64;
@@ -117,11 +118,10 @@ pub(crate) fn send(mut connection: &TcpStream, session: &Session) -> io::Result<
 
 /// Receives until the other side closes its direction.
 pub(crate) fn receive(connection: &TcpStream, session: &Session) -> io::Result<Received> {
-    let pattern = session.verify.then(|| Pattern::new(session.seed));
-    let flags = if session.verify {
-        RecvFlags::empty()
-    } else {
-        RecvFlags::TRUNC
+    let pattern = (session.receive == Receive::Verify).then(|| Pattern::new(session.seed));
+    let flags = match session.receive {
+        Receive::Discard => RecvFlags::TRUNC,
+        Receive::Copy | Receive::Verify => RecvFlags::empty(),
     };
     let mut buffer = vec![0; READ_BYTES];
     let mut received = Received::default();
@@ -193,11 +193,11 @@ mod tests {
         (client, listener.accept().unwrap().0)
     }
 
-    fn session(verify: bool, seed: u64) -> Session {
+    fn session(receive: Receive, seed: u64) -> Session {
         let duration = Duration::ZERO;
         Session {
             kind: Kind::BulkUp,
-            verify,
+            receive,
             size: 0,
             seed,
             duration,
@@ -207,11 +207,11 @@ mod tests {
 
     #[test]
     fn all_bytes_arrive_as_sent() {
-        for verify in [false, true] {
+        for how in [Receive::Discard, Receive::Copy, Receive::Verify] {
             let (from, to) = pair();
             thread::scope(|scope| {
-                scope.spawn(move || send(&from, &session(verify, 5)).unwrap());
-                let received = receive(&to, &session(verify, 5)).unwrap();
+                scope.spawn(move || send(&from, &session(how, 5)).unwrap());
+                let received = receive(&to, &session(how, 5)).unwrap();
                 assert_eq!(received.bytes, 1_000_003);
                 assert_eq!(received.mismatch_at, None);
             });
@@ -222,9 +222,11 @@ mod tests {
     fn another_stream_s_bytes_are_refused() {
         let (from, to) = pair();
         thread::scope(|scope| {
-            scope.spawn(move || send(&from, &session(true, 5)).unwrap());
+            scope.spawn(move || send(&from, &session(Receive::Verify, 5)).unwrap());
             assert_eq!(
-                receive(&to, &session(true, 6)).unwrap().mismatch_at,
+                receive(&to, &session(Receive::Verify, 6))
+                    .unwrap()
+                    .mismatch_at,
                 Some(0)
             );
         });

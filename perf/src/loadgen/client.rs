@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::session::{Kind, Session};
+use super::session::{Kind, Receive, Session};
 use super::{Measured, bulk, connect, idle, parse_amount, parse_seconds, rr, socket, udp};
 use crate::failure::{Context, Outcome};
 
@@ -62,7 +62,8 @@ enum Mode {
         #[arg(
             long,
             default_value_t = 1472,
-            value_parser = clap::value_parser!(u32).range(udp::SIZE_MIN as i64..=udp::SIZE_MAX as i64)
+            value_parser = clap::value_parser!(u32)
+                .range(i64::from(udp::SIZE_MIN)..=i64::from(udp::SIZE_MAX))
         )]
         size: u32,
         /// How long
@@ -91,8 +92,12 @@ struct BulkArgs {
     /// Send this many bytes per stream, however long it takes
     #[arg(long, value_parser = parse_amount, conflicts_with = "seconds")]
     bytes: Option<u64>,
-    /// Make and check a seeded pattern (costs CPU at both ends)
+    /// Have the receiver copy what arrives, as most programs do, where else the kernel throws it
+    /// away
     #[arg(long)]
+    copy: bool,
+    /// Make and check a seeded pattern (costs CPU at both ends)
+    #[arg(long, conflicts_with = "copy")]
     verify: bool,
     /// Seed of the pattern
     #[arg(long, default_value_t = 1)]
@@ -151,7 +156,7 @@ pub(crate) fn run(args: &Args) -> Outcome<()> {
             let (size, duration, amount) = (*size, *seconds, *rate);
             let session = Session {
                 kind,
-                verify: false,
+                receive: Receive::Discard,
                 size,
                 seed: 0,
                 duration,
@@ -173,9 +178,14 @@ pub(crate) fn run(args: &Args) -> Outcome<()> {
 
 impl BulkArgs {
     fn session(&self, kind: Kind) -> Session {
+        let receive = match (self.verify, self.copy) {
+            (true, _) => Receive::Verify,
+            (false, true) => Receive::Copy,
+            (false, false) => Receive::Discard,
+        };
         Session {
             kind,
-            verify: self.verify,
+            receive,
             size: 0,
             seed: self.seed,
             duration: self.seconds,

@@ -1,5 +1,6 @@
-//! Short connections: connect, one byte each way, close; K at a time. Each is timed from before the connect to the
-//! answer's byte. The client closes first, so that its side holds the TIME-WAIT, as with most real clients.
+//! Short connections: connect, one byte each way, close; K at a time. Each is timed from before the
+//! connect to the answer's byte. The client closes first, so that its side holds the TIME-WAIT, as
+//! with most real clients.
 
 use std::io::{self, Read, Write};
 use std::thread;
@@ -12,7 +13,8 @@ use super::client::Target;
 use super::latency::{Latencies, Summary};
 use crate::failure::{Failure, Outcome};
 
-/// After a failed connection a worker waits, so that a network in trouble is not hammered by refusals.
+/// After a failed connection a worker waits, so that a network in trouble is not hammered by
+/// refusals.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// What the connections came to.

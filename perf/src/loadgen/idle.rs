@@ -1,5 +1,5 @@
-//! Idle connections: opened one after another, one byte each way on each, then held without traffic. What they cost a
-//! network in memory is read from outside while they are held.
+//! Idle connections: opened one after another, one byte each way on each, then held without
+//! traffic. What they cost a network in memory is read from outside while they are held.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

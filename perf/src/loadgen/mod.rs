@@ -1,12 +1,13 @@
 //! The load generator: a server, and a client with one mode per file.
 //!
-//! One port carries everything. On TCP the first byte of a connection says what it is: [`session::MAGIC`] opens a
-//! session (bulk transfer or a datagram run, with its parameters in a fixed header), any other byte is echoed, and so
-//! is all that follows it. On UDP the same port echoes every datagram.
+//! One port carries everything. On TCP the first byte of a connection says what it is:
+//! [`session::MAGIC`] opens a session (bulk transfer or a datagram run, with its parameters in a
+//! fixed header), any other byte is echoed, and so is all that follows it. On UDP the same port
+//! echoes every datagram.
 //!
-//! Threads are plain and sockets block, so that the generator costs little and does nothing clever: one thread per
-//! bulk stream, one epoll thread for all echo connections. Whoever receives does the counting, because bytes that are
-//! merely sent may still sit in a queue.
+//! Threads are plain and sockets block, so that the generator costs little and does nothing clever:
+//! one thread per bulk stream, one epoll thread for all echo connections. Whoever receives does the
+//! counting, because bytes that are merely sent may still sit in a queue.
 
 pub(crate) mod bulk;
 pub(crate) mod client;
@@ -54,7 +55,8 @@ pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Parses a decimal amount with an optional suffix `k`, `M` or `G` (powers of 1000), such as `200M`.
+/// Parses a decimal amount with an optional suffix `k`, `M` or `G` (powers of 1000), such as
+/// `200M`.
 pub(crate) fn parse_amount(text: &str) -> Result<u64, String> {
     let (digits, scale) = match text.as_bytes().last() {
         Some(b'k') => (&text[..text.len() - 1], 1_000),

@@ -1,5 +1,6 @@
-//! The byte stream of a verified transfer: a function of the seed and the offset, so that a receiver can check any
-//! piece of it at any place, and a byte that is lost, doubled or moved shows at once.
+//! The byte stream of a verified transfer: a function of the seed and the offset, so that a
+//! receiver can check any piece of it at any place, and a byte that is lost, doubled or moved shows
+//! at once.
 
 /// Bytes compared at a time; small enough to stay in the first-level cache.
 const BLOCK_BYTES: usize = 4096;
@@ -32,7 +33,8 @@ impl Pattern {
         }
     }
 
-    /// The offset in the stream of the first byte of `bytes` that is not what stands at `offset` on.
+    /// The offset in the stream of the first byte of `bytes` that is not what stands at `offset`
+    /// on.
     pub(crate) fn mismatch(self, offset: u64, bytes: &[u8]) -> Option<u64> {
         let mut expected = [0; BLOCK_BYTES];
         let mut at = offset;
@@ -87,7 +89,12 @@ mod tests {
         }
 
         #[test]
-        fn a_changed_byte_is_found(offset in 0u64..100, len in 1usize..10_000, pick: usize, flip in 1u8..) {
+        fn a_changed_byte_is_found(
+            offset in 0u64..100,
+            len in 1usize..10_000,
+            pick: usize,
+            flip in 1u8..,
+        ) {
             let pattern = Pattern::new(3);
             let mut bytes = vec![0; len];
             pattern.fill(offset, &mut bytes);

@@ -80,7 +80,8 @@ fn datagram(socket: &UdpSocket, number: u8) -> io::Result<bool> {
     }
 }
 
-/// Calls `trip` with a running number until `duration` has passed; it returns whether an answer came.
+/// Calls `trip` with a running number until `duration` has passed; it returns whether an answer
+/// came.
 fn timed(
     transport: Transport,
     duration: Duration,

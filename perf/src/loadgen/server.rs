@@ -1,4 +1,5 @@
-//! The server: one epoll thread that accepts and echoes, one thread that echoes datagrams, one thread per session.
+//! The server: one epoll thread that accepts and echoes, one thread that echoes datagrams, one
+//! thread per session.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -128,7 +129,8 @@ impl EchoLoop {
 
     fn accept(&mut self) {
         for _ in 0..ACCEPTS {
-            // An error is "none left", or that of one client or of our descriptors; none ends the server.
+            // An error is "none left", or that of one client or of our descriptors; none ends the
+            // server.
             let Ok((stream, _)) = self.listener.accept() else {
                 return;
             };
@@ -175,7 +177,8 @@ impl EchoLoop {
 
 impl Echo {
     fn readable(&mut self, buffer: &mut [u8]) -> Next {
-        // The first byte alone decides, and the rest of a session's header is read by the session's thread.
+        // The first byte alone decides, and the rest of a session's header is read by the session's
+        // thread.
         let most = if self.echoes { buffer.len() } else { 1 };
         let length = match self.stream.read(&mut buffer[..most]) {
             Ok(0) => return Next::Drop,
@@ -187,7 +190,8 @@ impl Echo {
             return Next::Session;
         }
         self.echoes = true;
-        // A client that sends more than it reads fills the socket's buffer; it is cut off, not queued for.
+        // A client that sends more than it reads fills the socket's buffer; it is cut off, not
+        // queued for.
         match self.stream.write_all(&buffer[..length]) {
             Ok(()) => Next::Keep,
             Err(_) => Next::Drop,
@@ -222,6 +226,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::client::Target;
+    use super::super::session::Receive;
     use super::super::{connect, idle, rr};
     use super::*;
 
@@ -240,9 +245,14 @@ mod tests {
 
     fn a_session(kind: Kind, amount: u64) -> Session {
         let duration = Duration::from_millis(100);
+        let receive = if kind == Kind::BulkUp {
+            Receive::Verify
+        } else {
+            Receive::Copy
+        };
         Session {
             kind,
-            verify: kind == Kind::BulkUp,
+            receive,
             size: 1000,
             seed: 1,
             duration,

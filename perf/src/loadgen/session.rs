@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!  byte 0        1      2        3         4..8     8..16    16..24        24..32
-//!  MAGIC 'S'   kind   verify   reserved    size     seed     duration_ns   amount
+//!  MAGIC 'S'   kind   receive  reserved    size     seed     duration_ns   amount
 //! ```
 //!
-//! All numbers are little-endian. `amount` is a number of bytes per stream (bulk; 0 = until the duration ends) or a rate
-//! in bits per second (datagrams; 0 = as fast as it goes). `size` is the UDP payload in bytes.
+//! All numbers are little-endian. `amount` is a number of bytes per stream (bulk; 0 = until the
+//! duration ends) or a rate in bits per second (datagrams; 0 = as fast as it goes). `size` is the
+//! UDP payload in bytes.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -31,12 +32,22 @@ pub(crate) enum Kind {
     UdpDown = 4,
 }
 
+/// What the receiver of a byte stream does with the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Receive {
+    /// Lets the kernel throw them away, so that the receiver costs as little as can be.
+    Discard = 0,
+    /// Takes them into a buffer, as most programs do.
+    Copy = 1,
+    /// Compares each with the seeded pattern, which the sender makes.
+    Verify = 2,
+}
+
 /// The parameters of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Session {
     pub(crate) kind: Kind,
-    /// Whether the bytes follow the seeded pattern and the receiver checks them.
-    pub(crate) verify: bool,
+    pub(crate) receive: Receive,
     /// UDP payload, in bytes.
     pub(crate) size: u32,
     pub(crate) seed: u64,
@@ -51,7 +62,7 @@ impl Session {
         let mut bytes = [0; HEADER_BYTES];
         bytes[0] = MAGIC;
         bytes[1] = self.kind as u8;
-        bytes[2] = u8::from(self.verify);
+        bytes[2] = self.receive as u8;
         bytes[4..8].copy_from_slice(&self.size.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.seed.to_le_bytes());
         let nanos = u64::try_from(self.duration.as_nanos()).unwrap_or(u64::MAX);
@@ -62,7 +73,7 @@ impl Session {
 
     /// Reads a header; `None` if it is not one.
     pub(crate) fn parse(bytes: &[u8; HEADER_BYTES]) -> Option<Session> {
-        if bytes[0] != MAGIC || bytes[2] > 1 || bytes[3] != 0 {
+        if bytes[0] != MAGIC || bytes[3] != 0 {
             return None;
         }
         let kind = match bytes[1] {
@@ -72,10 +83,16 @@ impl Session {
             4 => Kind::UdpDown,
             _ => return None,
         };
+        let receive = match bytes[2] {
+            0 => Receive::Discard,
+            1 => Receive::Copy,
+            2 => Receive::Verify,
+            _ => return None,
+        };
         let size = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
         Some(Session {
             kind,
-            verify: bytes[2] == 1,
+            receive,
             size,
             seed: word(bytes, 1),
             duration: Duration::from_nanos(word(bytes, 2)),
@@ -143,7 +160,7 @@ mod tests {
     fn a_header_survives_the_wire() {
         let session = Session {
             kind: Kind::UdpDown,
-            verify: true,
+            receive: Receive::Copy,
             size: 1472,
             seed: 7,
             duration: Duration::from_millis(1500),
@@ -185,7 +202,9 @@ mod tests {
         }
 
         #[test]
-        fn a_short_report_is_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..REPORT_BYTES)) {
+        fn a_short_report_is_an_error(
+            bytes in proptest::collection::vec(any::<u8>(), 0..REPORT_BYTES),
+        ) {
             prop_assert!(Received::read(bytes.as_slice()).is_err());
         }
     }

@@ -7,10 +7,12 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// A connection on which nothing moves for this long is given up: a network that lost it must not hang the run.
+/// A connection on which nothing moves for this long is given up: a network that lost it must not
+/// hang the run.
 pub(crate) const STALL: Duration = Duration::from_secs(15);
 
-/// Receive buffer asked for where datagrams are counted, in bytes (the kernel grants up to `net.core.rmem_max`).
+/// Receive buffer asked for where datagrams are counted, in bytes (the kernel grants up to
+/// `net.core.rmem_max`).
 const UDP_RECEIVE_BYTES: usize = 4 << 20;
 
 /// Makes a TCP connection without Nagle's delay.
@@ -64,7 +66,8 @@ pub(crate) fn timed_out(error: &io::Error) -> bool {
     )
 }
 
-/// Allows this process as many descriptors as the system lets it have; on failure the limit stays as it is.
+/// Allows this process as many descriptors as the system lets it have; on failure the limit stays
+/// as it is.
 pub(crate) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(
@@ -76,7 +79,8 @@ pub(crate) fn raise_descriptor_limit() {
     );
 }
 
-/// A blocking connect that ran into the send timeout says "in progress"; that is no help to a reader.
+/// A blocking connect that ran into the send timeout says "in progress"; that is no help to a
+/// reader.
 fn name_a_timeout(error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) {
         io::Error::new(io::ErrorKind::TimedOut, "no answer to the connect in time")

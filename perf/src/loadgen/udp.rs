@@ -1,8 +1,9 @@
 //! Datagrams at a rate, one way, and how many of them arrive.
 //!
-//! A TCP connection beside it carries the session's header, the port to use and the counts. The payload begins with
-//! the datagram's number (8 bytes, little-endian). Towards the client the first datagrams come from the client, so that
-//! an address translation on the way has a mapping for the answers.
+//! A TCP connection beside it carries the session's header, the port to use and the counts. The
+//! payload begins with the datagram's number (8 bytes, little-endian). Towards the client the first
+//! datagrams come from the client, so that an address translation on the way has a mapping for the
+//! answers.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -152,7 +153,8 @@ fn send(socket: &UdpSocket, session: &Session) -> io::Result<u64> {
 
 const NO_BUFFERS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();
 
-/// How many datagrams of `size` bytes a sender at `rate` bits/s has sent after `elapsed`; one at the start.
+/// How many datagrams of `size` bytes a sender at `rate` bits/s has sent after `elapsed`; one at
+/// the start.
 fn due(elapsed: Duration, rate: u64, size: u32) -> u64 {
     1 + (elapsed.as_secs_f64() * rate as f64 / (f64::from(size) * 8.0)) as u64
 }
@@ -217,20 +219,21 @@ fn summarise(
 
 #[cfg(test)]
 mod tests {
+    use super::super::session::Receive;
     use super::*;
 
     #[test]
     fn the_rate_is_one_of_payload_bits() {
         assert_eq!(due(Duration::ZERO, 8_000_000, 1000), 1);
         assert_eq!(due(Duration::from_secs(2), 8_000_000, 1000), 2001);
-        assert_eq!(due(Duration::from_secs(1), u64::MAX, 8) > 1_000_000, true);
+        assert!(due(Duration::from_secs(1), u64::MAX, 8) > 1_000_000);
     }
 
     #[test]
     fn loss_is_a_share_of_what_was_sent() {
         let session = Session {
             kind: Kind::UdpUp,
-            verify: false,
+            receive: Receive::Discard,
             size: 1000,
             seed: 0,
             duration: Duration::from_secs(1),

@@ -1,107 +1,256 @@
-//! The connection.
+//! The connection: what it consists of, how it begins, how it is ended, and what can be asked of it.
+//!
+//! The three things that happen to it are in files of their own: a segment came (`input.rs`), a
+//! segment may leave (`output.rs`), time has passed (`expiry.rs`).
 
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::config::Config;
-use super::segment::Segment;
-use super::verdict::{Received, SendQueue, State, TimerOutcome, Transmit};
+use super::options::Agreed;
+use super::receive::Receiver;
+use super::reset;
+use super::segment::{Flags, Segment};
+use super::send::Sender;
+use super::seq::SequenceNumber as Seq;
+use super::timers::{Deadline, Timers};
+use super::verdict::State;
 use crate::time::Instant;
 
-/// One TCP connection.
+/// Challenge ACKs in one [`CHALLENGE_PERIOD`] (RFC 5961 §7).
+const CHALLENGES_MAX: u8 = 5;
+const CHALLENGE_PERIOD: Duration = Duration::from_secs(1);
+
+/// One TCP connection with the guest.
+///
+/// All calls that take `now` want it never to run backwards. After `on_segment`, `accept`,
+/// `set_receive_room`, more bytes in the queue, or [`TimerOutcome::Transmit`](super::TimerOutcome),
+/// call `poll_transmit` until it answers `None`, then look at `poll_at`.
 #[derive(Debug)]
 pub struct Connection {
-    state: State,
+    pub(super) state: State,
+    pub(super) agreed: Agreed,
+    pub(super) our_port: u16,
+    pub(super) guest_port: u16,
+    pub(super) send: Sender,
+    pub(super) receive: Receiver,
+    pub(super) timers: Timers,
+    /// When the guest was last heard.
+    pub(super) heard_at: Instant,
+    /// Challenge ACKs left in the period that began at `challenge_from`.
+    challenge_from: Instant,
+    challenges_left: u8,
+    /// A SYN or SYN-ACK is due.
+    pub(super) syn_due: bool,
+    /// A window probe is due.
+    pub(super) probe_due: bool,
+    /// A keepalive probe is due.
+    pub(super) keepalive_due: bool,
+    /// Keepalive probes since the guest was heard.
+    pub(super) keepalive_sent: u8,
+    /// A RST with this sequence number is due, as answer to a segment of some other connection.
+    pub(super) reset_due: Option<Seq>,
 }
 
 impl Connection {
-    /// A SYN came from the guest. Nothing is sent until [`accept`](Self::accept).
-    pub fn from_syn(_now: Instant, _config: &Config, _syn: &Segment, _iss: u32) -> Self {
-        Self { state: State::Held }
+    /// A SYN came from the guest. Nothing is sent until [`accept`](Self::accept): the engine
+    /// connects the host side first. `iss` is the initial sequence number, which must not be
+    /// predictable (RFC 6528).
+    ///
+    /// The caller has made sure that `syn` has SYN set and neither ACK nor RST.
+    pub fn from_syn(now: Instant, config: &Config, syn: &Segment, iss: u32) -> Self {
+        let ports = (syn.target_port, syn.source_port);
+        let mut connection = Self::new(
+            now,
+            State::Held,
+            ports,
+            iss,
+            Receiver::new(syn.sequence + 1, config),
+        );
+        connection.take_syn(now, config, syn);
+        connection
     }
-    /// The host side is connected: a SYN-ACK becomes due.
-    pub fn accept(&mut self, _now: Instant, _config: &Config) {}
-    /// Active open towards the guest: a SYN becomes due.
-    pub fn open(
-        _now: Instant,
-        _config: &Config,
-        _target_port: u16,
-        _source_port: u16,
-        _iss: u32,
-    ) -> Self {
-        Self {
-            state: State::SynSent,
+
+    /// The host side is connected: the SYN-ACK becomes due. Without effect in any other state than
+    /// [`State::Held`].
+    pub fn accept(&mut self, now: Instant, config: &Config) {
+        if self.state == State::Held {
+            self.state = State::SynReceived;
+            self.await_handshake(now, config);
         }
     }
-    /// A segment of this connection came from the guest.
-    pub fn on_segment(
-        &mut self,
-        _now: Instant,
-        _config: &Config,
-        _segment: &Segment,
-        _payload: &[u8],
-    ) -> Received {
-        Received::default()
+
+    /// Active open towards the guest: a SYN becomes due. `guest_port` is its target port, `our_port`
+    /// its source port; `iss` as for [`from_syn`](Self::from_syn).
+    pub fn open(now: Instant, config: &Config, guest_port: u16, our_port: u16, iss: u32) -> Self {
+        let receive = Receiver::new(Seq(0), config);
+        let ports = (our_port, guest_port);
+        let mut connection = Self::new(now, State::SynSent, ports, iss, receive);
+        connection.await_handshake(now, config);
+        connection
     }
-    /// The next bytes that had been kept.
+
+    fn new(
+        now: Instant,
+        state: State,
+        (our_port, guest_port): (u16, u16),
+        iss: u32,
+        receive: Receiver,
+    ) -> Self {
+        Self {
+            state,
+            agreed: Agreed::offered(),
+            our_port,
+            guest_port,
+            send: Sender::new(Seq(iss)),
+            receive,
+            timers: Timers::OFF,
+            heard_at: now,
+            challenge_from: Instant::ZERO,
+            challenges_left: CHALLENGES_MAX,
+            syn_due: false,
+            probe_due: false,
+            keepalive_due: false,
+            keepalive_sent: 0,
+            reset_due: None,
+        }
+    }
+
+    /// The next bytes that had been kept because they came out of order and now follow what
+    /// [`Received::deliver`](super::Received::deliver) named. Call until `None` when
+    /// [`Received::reassembled`](super::Received::reassembled) says so, before the next segment.
     pub fn take_reassembled(&mut self) -> Option<Vec<u8>> {
-        None
+        self.receive.take_reassembled()
     }
-    /// The next segment to emit; call until `None`.
-    pub fn poll_transmit(
-        &mut self,
-        _now: Instant,
-        _config: &Config,
-        _queue: &SendQueue,
-    ) -> Option<Transmit> {
-        None
+
+    /// How many bytes the engine takes now, beyond the last one that it was handed. What was
+    /// offered to the guest before is never taken back (RFC 9293 §3.8.6), so up to that much
+    /// may come in spite of a smaller number here. The window opens in steps of one segment or half of
+    /// [`Config::window_max`], whichever is less: room that stays below that keeps it shut.
+    pub fn set_receive_room(&mut self, bytes: u32) {
+        self.receive.set_room(bytes);
     }
-    /// When [`on_timer`](Self::on_timer) wants to be called next.
-    pub fn poll_at(&self) -> Option<Instant> {
-        None
-    }
-    /// Time has passed.
-    pub fn on_timer(&mut self, _now: Instant, _config: &Config) -> TimerOutcome {
-        TimerOutcome::Idle
-    }
-    /// How many bytes beyond the last received one the engine takes now.
-    pub fn set_receive_room(&mut self, _bytes: u32) {}
-    /// Ends the connection with a RST, if one is due.
+
+    /// Ends the connection at once. Answers the RST to emit, if the guest must be told; the
+    /// connection is closed after this.
     pub fn abort(&mut self) -> Option<Segment> {
-        self.state = State::Closed;
-        None
+        let state = self.state;
+        self.close();
+        let sequence = match state {
+            // The guest never saw a segment of ours: it wants sequence number 0 and our ACK
+            // (RFC 9293 §3.10.7.1).
+            State::Held => Seq(0),
+            State::SynReceived
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck => self.send.reset_sequence(),
+            // RFC 9293 §3.10.5: nothing is sent.
+            State::SynSent | State::TimeWait | State::Closed => return None,
+        };
+        Some(Segment {
+            source_port: self.our_port,
+            target_port: self.guest_port,
+            acknowledgment: self.receive.nxt,
+            flags: Flags::RST | Flags::ACK,
+            ..reset::bare(sequence)
+        })
     }
+
+    /// When [`on_timer`](Self::on_timer) wants to be called next; `None`: not by itself.
+    pub fn poll_at(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
     /// The state.
     pub fn state(&self) -> State {
         self.state
     }
-    /// Whether nothing is left.
+
+    /// Whether the connection is over; every call is without effect then.
     pub fn is_closed(&self) -> bool {
         self.state == State::Closed
     }
-    /// Whether it only waits for late segments to die.
+
+    /// Whether the connection only waits for late segments to die.
     pub fn is_time_wait(&self) -> bool {
         self.state == State::TimeWait
     }
-    /// Payload bytes sent and not acknowledged.
-    pub fn send_unacknowledged(&self) -> u32 {
-        0
-    }
-    /// Smoothed round-trip time; `None` before the first sample.
-    pub fn smoothed_rtt(&self) -> Option<Duration> {
-        None
-    }
-    /// Congestion window in bytes.
-    pub fn cwnd(&self) -> u32 {
-        0
-    }
-    /// Payload bytes per wire segment that we send.
-    pub fn effective_mss(&self) -> u16 {
-        0
-    }
-}
 
-/// The answer for a segment without connection (RFC 9293 §3.10.7.1); `None` for a RST.
-pub fn reset_for(_segment: &Segment, _payload_len: u32) -> Option<Segment> {
-    None
+    /// Bytes of sequence space that were sent and not acknowledged; SYN and FIN count one each.
+    pub fn send_unacknowledged(&self) -> u32 {
+        self.send.max.since(self.send.una)
+    }
+
+    /// Smoothed round-trip time (RFC 6298); `None` before the first sample.
+    pub fn smoothed_rtt(&self) -> Option<Duration> {
+        self.send.rtt.smoothed()
+    }
+
+    /// Congestion window in bytes; 0 before the connection is established.
+    pub fn cwnd(&self) -> u32 {
+        self.send.cwnd()
+    }
+
+    /// Payload bytes of a full segment that we send, options taken off.
+    pub fn effective_mss(&self) -> u16 {
+        self.agreed.payload_max()
+    }
+
+    /// Takes what the guest's SYN, or SYN-ACK, offers.
+    pub(super) fn take_syn(&mut self, now: Instant, config: &Config, syn: &Segment) {
+        self.agreed = Agreed::new(config, &syn.options);
+        if let Some(timestamps) = syn.options.timestamps {
+            self.receive.start_timestamps(now, timestamps.value);
+        }
+        // RFC 7323 §2.2: the window of a SYN is not scaled.
+        let acknowledgment = if syn.flags.ack() {
+            syn.acknowledgment
+        } else {
+            self.send.una + 1
+        };
+        self.send
+            .start_window(syn.sequence, acknowledgment, u32::from(syn.window));
+    }
+
+    /// The state becomes [`State::TimeWait`], or its time starts anew.
+    pub(super) fn enter_time_wait(&mut self, now: Instant, config: &Config) {
+        self.state = State::TimeWait;
+        self.timers = Timers {
+            wait: Deadline::at(now + config.time_wait),
+            ..Timers::OFF
+        };
+    }
+
+    /// The state becomes [`State::Closed`]. What was reassembled can still be taken.
+    pub(super) fn close(&mut self) {
+        self.state = State::Closed;
+        self.timers = Timers::OFF;
+        self.reset_due = None;
+    }
+
+    /// Makes an ACK due as answer to a segment that is not what it should be, if that did not
+    /// happen too often lately (RFC 5961 §7).
+    pub(super) fn challenge(&mut self, now: Instant) {
+        if now.since(self.challenge_from) >= CHALLENGE_PERIOD {
+            self.challenge_from = now;
+            self.challenges_left = CHALLENGES_MAX;
+        }
+        if self.challenges_left > 0 {
+            self.challenges_left -= 1;
+            self.receive.ack_now = true;
+        }
+    }
+
+    /// Payload of a full segment that the guest sends.
+    pub(super) fn full_segment(&self, config: &Config) -> u16 {
+        let options = if self.agreed.timestamps {
+            super::options::TIMESTAMPS_LEN
+        } else {
+            0
+        };
+        config.mss.saturating_sub(options).max(1)
+    }
 }

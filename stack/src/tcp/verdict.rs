@@ -4,8 +4,9 @@ use core::ops::Range;
 
 use super::segment::Segment;
 
-/// States of RFC 9293 §3.3.2, plus the time before we answer a SYN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// States of RFC 9293 §3.3.2, plus the time before we answer a SYN; in the order of a connection's
+/// life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
     /// A SYN came; the host side is being connected and nothing was answered yet.
     Held,

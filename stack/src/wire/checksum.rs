@@ -2,8 +2,8 @@
 //!
 //! A ones' complement sum may be taken in any byte order, in any grouping and in words of any
 //! width, and folded at the end (RFC 1071 §2). So the bytes are added as 32-bit words of the
-//! machine's own order into eight 64-bit lanes, which compilers turn into vector code; carries can't
-//! get lost in a lane before 16 GiB. A piece that starts at an odd offset has its sum's bytes swapped.
+//! machine's own order into eight 64-bit lanes, which compilers turn into vector code; no lane
+//! can overflow below 128 GiB. A piece that starts at an odd offset has its sum's bytes swapped.
 
 use crate::Address;
 
@@ -33,8 +33,19 @@ impl Sum {
 
     /// Adds the bytes that follow those added so far.
     #[must_use]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "bytes have a place: a + b is not b + a"
+    )]
     pub fn add(self, bytes: &[u8]) -> Self {
         self.add_native(sum_native(bytes), bytes.len() & 1 == 1)
+    }
+
+    /// Adds a field of 16 bits in host order, as the two bytes that it is on the wire.
+    #[must_use]
+    #[inline]
+    pub fn add_field(self, field: u16) -> Self {
+        self.add_native(field.to_be(), false)
     }
 
     /// Adds a sum that was begun by itself, as the sum of the bytes that follow.
@@ -169,6 +180,17 @@ mod tests {
         assert_eq!(Sum::new().add(&bytes).fold(), plain(&bytes));
         assert_eq!(Sum::new().add(&bytes[..65_534]).fold(), 0xffff);
         assert_eq!(Sum::new().fold(), 0);
+    }
+
+    #[test]
+    fn fields_count_as_their_bytes() {
+        let fields = Sum::new().add_field(0x1234).add_field(0xfffe).add_field(3);
+        assert_eq!(
+            fields.fold(),
+            Sum::new().add(&[0x12, 0x34, 0xff, 0xfe, 0, 3]).fold()
+        );
+        let behind_odd = Sum::new().add(&[9]).add_field(0x1234).fold();
+        assert_eq!(behind_odd, Sum::new().add(&[9, 0x12, 0x34]).fold());
     }
 
     #[test]

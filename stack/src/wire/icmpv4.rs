@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0      1      2          4                      8
-//! | type | code | checksum | by type, "parameter" | payload, or the packet that an error is about …
+//! | type | code | checksum | by type, "parameter" | payload, or what an error is about …
 //! ```
 
 use core::ops::Range;

@@ -1,9 +1,9 @@
 //! ICMPv6 (RFC 4443). The header is that of [`icmpv4`](super::icmpv4); neighbour discovery, which
-//! rides on it, is in [`ndp`](super::ndp).
+//! rides on it, is in [`ndp`].
 //!
 //! ```text
 //! 0      1      2          4                      8
-//! | type | code | checksum | by type, "parameter" | payload, or the packet that an error is about …
+//! | type | code | checksum | by type, "parameter" | payload, or what an error is about …
 //! ```
 
 use core::ops::Range;

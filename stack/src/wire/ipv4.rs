@@ -1,8 +1,8 @@
 //! IPv4 (RFC 791).
 //!
 //! ```text
-//! 0      1      2              4              6               8      9       10         12    16    20
-//! | 4 hl | TOS  | total length | ident.       | .DM offset/8  | TTL  | proto | checksum | src | dst | options …
+//! 0      1     2              4        6              8     9       10         12    16    20
+//! | 4 hl | TOS | total length | ident. | .DM offset/8 | TTL | proto | checksum | src | dst | opts
 //! ```
 
 use zerocopy::byteorder::big_endian::U16;
@@ -13,6 +13,8 @@ use super::checksum::Sum;
 /// Length in bytes of a header without options.
 pub const HEADER_LEN: usize = 20;
 
+/// Version 4, five words of header.
+const VERSION_IHL: u8 = 0x45;
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET_MASK: u16 = 0x1fff;
@@ -140,20 +142,32 @@ impl Emit {
             } else {
                 0
             };
-        let mut header = Header {
-            version_ihl: 0x45,
+        let flags_offset = flags | (self.fragment_offset >> 3);
+        let [s, t] = [self.source, self.target];
+        // From the fields rather than from bytes that were just stored, which stalls the load.
+        let checksum = Sum::new()
+            .add_field(u16::from_be_bytes([VERSION_IHL, self.traffic_class]))
+            .add_field(self.total_len)
+            .add_field(self.identification)
+            .add_field(flags_offset)
+            .add_field(u16::from_be_bytes([self.hop_limit, self.protocol]))
+            .add_field(u16::from_be_bytes([s[0], s[1]]))
+            .add_field(u16::from_be_bytes([s[2], s[3]]))
+            .add_field(u16::from_be_bytes([t[0], t[1]]))
+            .add_field(u16::from_be_bytes([t[2], t[3]]))
+            .checksum();
+        Header {
+            version_ihl: VERSION_IHL,
             traffic_class: self.traffic_class,
             total_len: U16::new(self.total_len),
             identification: U16::new(self.identification),
-            flags_offset: U16::new(flags | (self.fragment_offset >> 3)),
+            flags_offset: U16::new(flags_offset),
             hop_limit: self.hop_limit,
             protocol: self.protocol,
-            checksum: U16::ZERO,
+            checksum: U16::new(checksum),
             source: self.source,
             target: self.target,
-        };
-        header.checksum = U16::new(Sum::new().add(header.as_bytes()).checksum());
-        header
+        }
     }
 }
 

@@ -311,7 +311,9 @@ mod tests {
         #[test]
         fn any_bytes_are_walked_or_refused(
             kind in prop::sample::select(std::vec![0_u8, 43, 44, 60, 6]),
-            bytes in prop::collection::vec(prop::sample::select(std::vec![0_u8, 1, 6, 43, 44, 60]), 0..160),
+            bytes in prop::collection::vec(
+                prop::sample::select(std::vec![0_u8, 1, 6, 43, 44, 60]), 0..160,
+            ),
             first in any::<bool>(),
         ) {
             let _ = Header::parse(&bytes);

@@ -145,7 +145,12 @@ pub fn emit(segment: &Segment, out: &mut [u8]) -> usize {
         len: 0,
     };
     options.write(&segment.options);
-    let header_len = HEADER_LEN + options.len;
+    emit_with(segment, &options.bytes[..options.len], out)
+}
+
+#[inline(always)]
+fn emit_with(segment: &Segment, options: &[u8], out: &mut [u8]) -> usize {
+    let header_len = HEADER_LEN + options.len();
     let Some(out) = out.get_mut(..header_len) else {
         return 0;
     };
@@ -162,7 +167,7 @@ pub fn emit(segment: &Segment, out: &mut [u8]) -> usize {
     };
     let (fixed, rest) = out.split_at_mut(HEADER_LEN);
     fixed.copy_from_slice(header.as_bytes());
-    rest.copy_from_slice(&options.bytes[..options.len]);
+    rest.copy_from_slice(options);
     header_len
 }
 
@@ -393,7 +398,9 @@ mod tests {
 
         #[test]
         fn any_options_are_read(
-            bytes in prop::collection::vec(prop::sample::select(std::vec![0_u8, 1, 2, 3, 4, 5, 8, 10, 18]), 0..=40),
+            bytes in prop::collection::vec(
+                prop::sample::select(std::vec![0_u8, 1, 2, 3, 4, 5, 8, 10, 18]), 0..=40,
+            ),
         ) {
             let options = parse_options(&bytes);
             prop_assert!(options.window_scale.is_none_or(|shift| shift <= 14));

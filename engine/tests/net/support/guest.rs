@@ -164,7 +164,7 @@ fn pipe() -> (OwnedFd, OwnedFd) {
 }
 
 /// Takes the descriptor that [`reexec::HOLD`] sends; nothing comes if that never runs.
-fn receive_namespace(socket: &UnixStream) -> Option<Namespace> {
+pub(crate) fn receive_namespace(socket: &UnixStream) -> Option<Namespace> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];

@@ -9,13 +9,19 @@ use std::sync::{Arc, Mutex};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::namespace::Namespace;
 use super::reexec;
 
-/// A command that dies with the thread that starts it.
-pub(crate) fn leashed(program: impl AsRef<OsStr>) -> Command {
+/// A command that dies with the thread that starts it, in a namespace or the caller's.
+pub(crate) fn leashed(namespace: Option<&Namespace>, program: impl AsRef<OsStr>) -> Command {
     let own = std::env::current_exe().expect("the test binary has a path");
     let mut command = Command::new(own);
-    command.arg(reexec::LEASH).arg(program);
+    command.arg(reexec::LEASH);
+    match namespace {
+        Some(namespace) => command.arg(namespace.path()),
+        None => command.arg(reexec::OWN_NAMESPACE),
+    };
+    command.arg(program);
     command
 }
 

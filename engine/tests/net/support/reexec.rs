@@ -1,6 +1,7 @@
 //! The test binary's second lives: it re-executes itself where a test needs a small program.
 //!
-//! - `leash PROGRAM ARG…` becomes PROGRAM, killed when the thread that started it ends.
+//! - `leash NETNS PROGRAM ARG…` becomes PROGRAM, killed when the thread that started it ends, in
+//!   the network namespace of that path; `-` is the caller's.
 //!   `@in` and `@out` among the arguments become the numbers of descriptors that are copies of
 //!   stdin and stdout, which are then `/dev/null`: that is how a descriptor is handed to one child
 //!   and to no other that happens to be started meanwhile.
@@ -14,11 +15,14 @@ use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+use nix::sched::{CloneFlags, setns};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 /// The first argument that asks for [`leash`].
 pub(crate) const LEASH: &str = "leash";
+/// In place of a namespace's path: stay in the caller's.
+pub(crate) const OWN_NAMESPACE: &str = "-";
 /// The first argument that asks for [`hold`].
 pub(crate) const HOLD: &str = "hold";
 
@@ -35,12 +39,17 @@ pub(crate) fn dispatch() -> Option<ExitCode> {
 fn leash(arguments: Vec<OsString>) -> ExitCode {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .expect("the signal is valid");
+    let (namespace, arguments) = arguments.split_first().expect("a namespace and a program");
+    if namespace != OWN_NAMESPACE {
+        let file = File::open(namespace).expect("the test keeps the namespace");
+        setns(file, CloneFlags::CLONE_NEWNET).expect("the namespace can be entered");
+    }
     let arguments: Vec<OsString> = arguments
-        .into_iter()
+        .iter()
         .map(|argument| match argument.to_str() {
             Some("@in") => pass_on(&std::io::stdin()),
             Some("@out") => pass_on(&std::io::stdout()),
-            _ => argument,
+            _ => argument.clone(),
         })
         .collect();
     let error = Command::new(&arguments[0]).args(&arguments[1..]).exec();

@@ -97,7 +97,14 @@ impl World {
 
     /// Any program, to be started in this world.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = leashed(program);
+        let mut command = leashed(None, program);
+        command.env(MARK, &self.mark);
+        command
+    }
+
+    /// Any program, to be started in another namespace.
+    pub(crate) fn command_in(&self, net: &Namespace, program: impl AsRef<OsStr>) -> Command {
+        let mut command = leashed(Some(net), program);
         command.env(MARK, &self.mark);
         command
     }

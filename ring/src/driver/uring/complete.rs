@@ -163,6 +163,7 @@ impl Uring {
                         send.retried = true;
                     }
                     self.push_send(index);
+                    self.retrying = true;
                     return;
                 }
                 self.ready.push(Completion::SendFailed { token, errno });

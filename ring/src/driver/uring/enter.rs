@@ -125,6 +125,13 @@ impl Uring {
     pub(super) fn settle(&mut self) -> bool {
         self.closing = true;
         self.disarm_completion_event();
+        // What waits for buffers is not in the kernel.
+        for link in std::mem::take(&mut self.starved.links) {
+            self.links[usize::from(link)].reading = false;
+        }
+        for slot in std::mem::take(&mut self.starved.datagrams) {
+            self.end_receive_from(slot);
+        }
         let started = Instant::now();
         let mut reading = self.links.iter().filter(|link| link.reading).count();
         loop {

@@ -32,6 +32,10 @@ pub(super) fn read(socket: BorrowedFd<'_>) -> Option<SocketError> {
         // SAFETY: the message points to arrays of this frame with their true lengths.
         let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
         let len = usize::try_from(received).ok()?;
+        if message.msg_flags & libc::MSG_ERRQUEUE == 0 {
+            // UNIX sockets have no error queue and do not mind being asked for it.
+            return None;
+        }
         let control_len = (message.msg_controllen as usize).min(size_of_val(&control));
         // SAFETY: any u64 array may be read as bytes; the length is that of the array at most.
         let control =

@@ -118,6 +118,8 @@ pub struct Uring {
     /// Readable when `wait` would find something; see [`Uring::completion_event`].
     completion_event: Option<OwnedFd>,
     completion_event_armed: bool,
+    /// A datagram is being sent again, which shall not wait for the next `wait`.
+    retrying: bool,
     /// Being dropped: nothing is armed again.
     closing: bool,
     counters: DriverCounters,
@@ -216,6 +218,7 @@ impl Uring {
             peers: Vec::new(),
             completion_event: None,
             completion_event_armed: false,
+            retrying: false,
             closing: false,
             counters: DriverCounters::default(),
         };
@@ -315,6 +318,10 @@ impl Driver for Uring {
             let want = if immediate { 0 } else { self.silent + 1 };
             self.enter(want, deadline)?;
             self.reap();
+            while std::mem::take(&mut self.retrying) {
+                self.enter(0, None)?;
+                self.reap();
+            }
             self.now = enter::clock();
             completions.append(&mut self.ready);
             let found = completions.len() > before;

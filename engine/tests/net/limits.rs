@@ -1,0 +1,82 @@
+//! A limit that is reached refuses the new and keeps the old.
+
+use std::io::{ErrorKind, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use crate::support::guest::GuestSockets;
+use crate::support::harness::{Test, tests};
+use crate::support::servers::{listen, round_trip, spawn_tcp_echo, spawn_udp_echo, udp};
+use crate::support::world::{HOLES, HOST4, World, eventually};
+
+pub(crate) fn tests() -> Vec<Test> {
+    tests![tcp_connections, tcp_connects_that_wait, udp_mappings]
+}
+
+fn tcp_connections(world: &World) {
+    let guest = world.guest(&["-v", "--max-tcp", "10"]);
+    let listener = listen(HOST4);
+    let target = listener.local_addr().unwrap();
+    let mut pairs: Vec<_> = (0..10).map(|_| guest.pair(&listener)).collect();
+    let error = guest.try_connect(target).expect_err("the eleventh is too many");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+    for (near, far) in &pairs {
+        let echo = far.try_clone().unwrap();
+        let echoing = thread::spawn(move || std::io::copy(&mut (&echo).take(5), &mut &echo));
+        round_trip(near, b"hello");
+        echoing.join().unwrap().unwrap();
+    }
+    // The guest closes first, so that nothing stays behind in TIME-WAIT on the engine's side.
+    let (near, far) = pairs.pop().expect("ten pairs");
+    drop(near);
+    drop(far);
+    eventually("there is room for one more", || match guest.try_connect(target) {
+        Ok(near) => {
+            pairs.push((near, listener.accept().unwrap().0));
+            true
+        }
+        Err(_) => false,
+    });
+    drop(pairs);
+    let summary = guest.end();
+    assert!(summary.contains("too many TCP connections"), "{summary}");
+}
+
+fn tcp_connects_that_wait(world: &World) {
+    let guest = world.guest(&["--max-pending", "5"]);
+    let echo = spawn_tcp_echo(listen(HOST4));
+    let open = guest.connect(echo);
+    let waiting: Vec<_> = guest.enter(|| {
+        (0..5)
+            .map(|port| {
+                let target = SocketAddr::new(HOLES[0], 8000 + port);
+                thread::spawn(move || TcpStream::connect_timeout(&target, Duration::from_secs(60)))
+            })
+            .collect()
+    });
+    // Nothing tells when the fifth SYN has arrived.
+    eventually("no more connects are taken", || {
+        let error = guest.try_connect(echo).err();
+        error.is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
+    round_trip(&open, b"still here");
+    assert!(waiting.iter().all(|connect| !connect.is_finished()), "those that wait go on waiting");
+}
+
+fn udp_mappings(world: &World) {
+    let guest = world.guest(&["--max-udp", "2"]);
+    let server = spawn_udp_echo(udp(HOST4));
+    let sockets = [guest.udp(HOST4.into()), guest.udp(HOST4.into())];
+    let third = guest.udp(HOST4.into());
+    let works = |socket: &std::net::UdpSocket| {
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        socket.send_to(b"hello", server).unwrap();
+        assert_eq!(socket.recv(&mut [0; 10]).expect("the echo"), 5);
+    };
+    sockets.iter().for_each(works);
+    third.send_to(b"hello", server).unwrap();
+    sockets.iter().for_each(works);
+    third.set_nonblocking(true).unwrap();
+    third.recv(&mut [0; 10]).expect_err("the third is one too many");
+}
