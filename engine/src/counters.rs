@@ -114,7 +114,10 @@ pub struct Totals {
 
 impl Totals {
     pub(crate) fn of<'a>(cores: impl IntoIterator<Item = &'a CoreCounters>) -> Self {
-        let mut totals = Self { counters: [0; COUNTERS], parse: [0; PARSE] };
+        let mut totals = Self {
+            counters: [0; COUNTERS],
+            parse: [0; PARSE],
+        };
         for core in cores {
             for (sum, cell) in totals.counters.iter_mut().zip(&core.counters) {
                 *sum += cell.load(Relaxed);

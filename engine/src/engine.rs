@@ -110,7 +110,10 @@ impl Engine {
         let counters: Vec<_> = (0..cores).map(|_| Arc::new(CoreCounters::new())).collect();
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| StartError::Control(error.into()))?;
-        let failed = Arc::new(Failure { event, reason: OnceLock::new() });
+        let failed = Arc::new(Failure {
+            event,
+            reason: OnceLock::new(),
+        });
         let queues = deal(queues, cores).map_err(StartError::Ring)?;
         let secret = RandomState::new();
         let neighbors = neighbors(&config);
@@ -141,14 +144,22 @@ impl Engine {
         let (ready, started) = mpsc::channel::<io::Result<()>>();
         let failure = Arc::clone(&failed);
         let threads = placement::spawn(cores, config.pin, move |id| {
-            let Some((queue, service, seed)) = seeds[id].lock().ok().and_then(|mut s| s.take()) else {
+            let Some((queue, service, seed)) = seeds[id].lock().ok().and_then(|mut s| s.take())
+            else {
                 return;
             };
             run_core(id, queue, service, seed, &ready, &failure);
         })
         .map_err(StartError::Threads)?;
 
-        let engine = Self { threads, control, peers, counters, failed, started: Instant::now() };
+        let engine = Self {
+            threads,
+            control,
+            peers,
+            counters,
+            failed,
+            started: Instant::now(),
+        };
         for _ in 0..cores {
             match started.recv() {
                 Ok(Ok(())) => {}
@@ -158,7 +169,9 @@ impl Engine {
                 }
                 Err(_) => {
                     engine.stop();
-                    return Err(StartError::Threads(io::Error::other("a core ended at its start")));
+                    return Err(StartError::Threads(io::Error::other(
+                        "a core ended at its start",
+                    )));
                 }
             }
         }
@@ -190,7 +203,11 @@ impl Engine {
         let services = self.control.counters();
         self.control.stop();
         let totals = Totals::of(self.counters.iter().map(Arc::as_ref));
-        Summary { totals, services, elapsed: self.started.elapsed() }
+        Summary {
+            totals,
+            services,
+            elapsed: self.started.elapsed(),
+        }
     }
 }
 
@@ -231,7 +248,11 @@ fn deal(queues: Vec<TapQueue>, cores: usize) -> io::Result<Vec<(TapQueue, bool)>
         let fd = queue.as_fd().try_clone_to_owned()?;
         shared.push((TapQueue::from_parts(fd, queue.features()), false));
     }
-    let mut dealt: Vec<_> = queues.into_iter().take(cores).map(|queue| (queue, true)).collect();
+    let mut dealt: Vec<_> = queues
+        .into_iter()
+        .take(cores)
+        .map(|queue| (queue, true))
+        .collect();
     dealt.append(&mut shared);
     Ok(dealt)
 }

@@ -4,13 +4,18 @@
 //! The engine is a library; the `towpath` binary is its first user. `ARCHITECTURE.md` at the root
 //! of the repository follows a frame through the files.
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub(crate) mod core;
 pub mod counters;
+pub(crate) mod demo;
+pub mod doctor;
 pub mod engine;
+pub mod guest;
 pub(crate) mod host;
 pub(crate) mod placement;
 pub(crate) mod policy;
 pub mod ports;
 pub mod service;
+pub mod subnet;

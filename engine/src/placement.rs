@@ -55,8 +55,9 @@ fn placement(cores: usize, pin: bool) -> io::Result<PoolPlacement> {
         return Ok(PoolPlacement::Unbound(cores));
     }
     let allowed = rustix::thread::sched_getaffinity(None)?;
-    let processors: Vec<usize> =
-        (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
+    let processors: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|&cpu| allowed.is_set(cpu))
+        .collect();
     let online = CpuSet::online().map_err(|error| io::Error::other(error.to_string()))?;
     let first = std::process::id() as usize;
     let sets = (0..cores)

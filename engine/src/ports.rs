@@ -28,7 +28,10 @@ impl FromStr for PortSet {
         if text == "all" {
             return Ok(Self::all());
         }
-        text.split(',').map(parse_range).collect::<Result<_, _>>().map(Self)
+        text.split(',')
+            .map(parse_range)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 
@@ -49,7 +52,9 @@ impl fmt::Display for PortSet {
 fn parse_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let port = |part: &str| match part.trim().parse::<u16>() {
-        Ok(0) | Err(_) => Err(format!("'{part}' in '{text}' is no port: ports are 1 to 65535")),
+        Ok(0) | Err(_) => Err(format!(
+            "'{part}' in '{text}' is no port: ports are 1 to 65535"
+        )),
         Ok(port) => Ok(port),
     };
     let (first, last) = (port(first)?, port(last)?);
@@ -74,7 +79,13 @@ mod tests {
 
     #[test]
     fn errors_name_the_part() {
-        for (text, part) in [("80,x", "'x'"), ("0", "'0'"), ("9-3", "'9-3'"), ("", "''"), ("70000", "'70000'")] {
+        for (text, part) in [
+            ("80,x", "'x'"),
+            ("0", "'0'"),
+            ("9-3", "'9-3'"),
+            ("", "''"),
+            ("70000", "'70000'"),
+        ] {
             let error = text.parse::<PortSet>().unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
         }

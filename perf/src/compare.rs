@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::cases::{self, Case};
 use crate::cpu::{Machine, usage_of_tree};
 use crate::facts::Facts;
-use crate::failure::{Context, Outcome};
+use crate::failure::{Context, Failure, Outcome};
 use crate::loadgen::{Measured, parse_seconds};
 use crate::peers::{self, Peer, Presence};
 use crate::report::{End, Report, Run, Sample};
@@ -89,6 +89,7 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
         return sandbox::run_inside(INSIDE);
     }
     sandbox::enter()?;
+    check_congestion(&args.congestion)?;
     let plan = Plan::new(args);
     fs::create_dir_all(&args.out).doing(format_args!("make {}", args.out.display()))?;
     let mut report = Report {
@@ -127,6 +128,19 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Fails, with the names that would do, when the kernel has no such congestion control.
+fn check_congestion(name: &str) -> Outcome<()> {
+    let path = "/proc/sys/net/ipv4/tcp_available_congestion_control";
+    let available = fs::read_to_string(path).doing(format_args!("read {path}"))?;
+    if available.split_whitespace().any(|one| one == name) {
+        return Ok(());
+    }
+    let available = available.trim();
+    Err(Failure::new(format!(
+        "--congestion {name:?}: this kernel has no such congestion control, only: {available}"
+    )))
 }
 
 /// All runs in their order: the peers of one case right after one another.

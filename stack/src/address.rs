@@ -19,7 +19,9 @@ impl Address {
 
     /// From four octets in network order.
     pub const fn v4(o: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3]])
+        Self([
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3],
+        ])
     }
 
     /// From sixteen octets in network order.
@@ -37,7 +39,11 @@ impl Address {
     /// The four octets of an IPv4 address.
     pub const fn as_v4(&self) -> Option<[u8; 4]> {
         let o = &self.0;
-        if self.is_v4() { Some([o[12], o[13], o[14], o[15]]) } else { None }
+        if self.is_v4() {
+            Some([o[12], o[13], o[14], o[15]])
+        } else {
+            None
+        }
     }
 
     /// All sixteen octets, IPv4 in mapped form.

@@ -89,7 +89,13 @@ pub(super) struct Run {
     #[command(flatten)]
     pub(super) log: Log,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    /// The command and its arguments; what follows it is its own
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        value_name = "COMMAND",
+        help_heading = "Command"
+    )]
     pub(super) command: Vec<OsString>,
 }
 
@@ -258,7 +264,7 @@ mod tests {
         let run = run("towpath run -vv --mtu 9000 curl -sI --mtu 3 -- x");
         assert_eq!(run.command, ["curl", "-sI", "--mtu", "3", "--", "x"]);
         assert_eq!((run.network.mtu, run.log.verbose), (9000, 2));
-        let run = super::tests::run("towpath run -- -odd --name");
+        let run = self::run("towpath run -- -odd --name");
         assert_eq!(run.command, ["-odd", "--name"]);
     }
 

@@ -22,7 +22,9 @@ pub(super) fn start(log: Log) {
         .with_default(Level::WARN)
         .with_target("towpath", level);
     let color = io::stderr().is_terminal();
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(color);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(color);
     let registry = tracing_subscriber::registry().with(filter);
     let started = match log.log_format {
         LogFormat::Text => registry

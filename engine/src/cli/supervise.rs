@@ -36,8 +36,8 @@ impl Supervision {
                 check_open(option, *number)?;
             }
         }
-        let ready = ready_fd.map(|number| take_ready(number)).transpose()?;
-        let exit = exit_fd.map(|number| take_exit(number)).transpose()?;
+        let ready = ready_fd.map(take_ready).transpose()?;
+        let exit = exit_fd.map(take_exit).transpose()?;
         Ok(Self {
             ready,
             exit,

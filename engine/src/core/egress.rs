@@ -85,7 +85,12 @@ pub(crate) struct Egress {
 }
 
 impl Egress {
-    pub(crate) fn new(link: LinkId, features: LinkFeatures, gateway_mac: MacAddress, mtu: u16) -> Self {
+    pub(crate) fn new(
+        link: LinkId,
+        features: LinkFeatures,
+        gateway_mac: MacAddress,
+        mtu: u16,
+    ) -> Self {
         Self {
             link,
             features,
@@ -104,8 +109,16 @@ impl Egress {
 
     /// The largest TCP payload of one frame to this guest.
     pub(crate) fn tcp_segment_max(&self, guest: Address, mss: u16) -> u32 {
-        let segments = if guest.is_v4() { self.features.tso4 } else { self.features.tso6 };
-        if segments { SUPER_PAYLOAD_MAX } else { u32::from(mss) }
+        let segments = if guest.is_v4() {
+            self.features.tso4
+        } else {
+            self.features.tso6
+        };
+        if segments {
+            SUPER_PAYLOAD_MAX
+        } else {
+            u32::from(mss)
+        }
     }
 
     fn envelope(&self, peer: &Peer) -> Envelope {
@@ -122,7 +135,11 @@ impl Egress {
     }
 
     fn checksum(&self, payload: &[Slice]) -> Checksum {
-        if self.features.checksum { Checksum::Partial } else { Checksum::Full(sum_of(payload)) }
+        if self.features.checksum {
+            Checksum::Partial
+        } else {
+            Checksum::Full(sum_of(payload))
+        }
     }
 
     /// One TCP segment, a super-frame if `gso_size` is given.
@@ -137,7 +154,14 @@ impl Egress {
         let mut header = [0; HEADER_MAX];
         let len = payload.iter().map(Slice::len).sum();
         let checksum = self.checksum(payload);
-        let (n, offload) = build::tcp(&mut header, &self.envelope(peer), segment, len, gso_size, checksum);
+        let (n, offload) = build::tcp(
+            &mut header,
+            &self.envelope(peer),
+            segment,
+            len,
+            gso_size,
+            checksum,
+        );
         self.write(driver, &header[..n], &offload, payload);
     }
 
@@ -199,8 +223,15 @@ impl Egress {
             let slices = [payload];
             let envelope = self.envelope(peer);
             let checksum = self.checksum(&slices);
-            let (n, offload) =
-                build::udp(&mut header, &envelope, source_port, target_port, len, None, checksum);
+            let (n, offload) = build::udp(
+                &mut header,
+                &envelope,
+                source_port,
+                target_port,
+                len,
+                None,
+                checksum,
+            );
             self.write(driver, &header[..n], &offload, &slices);
             return 1;
         }
@@ -212,7 +243,12 @@ impl Egress {
         self.fragments(driver, fragments, &payload)
     }
 
-    fn fragments<D: Driver>(&self, driver: &mut D, mut fragments: Fragments, payload: &Slice) -> u64 {
+    fn fragments<D: Driver>(
+        &self,
+        driver: &mut D,
+        mut fragments: Fragments,
+        payload: &Slice,
+    ) -> u64 {
         let mut header = [0; HEADER_MAX];
         let mut frames = 0;
         while let Some((n, range)) = fragments.next(&mut header) {
@@ -237,7 +273,11 @@ impl Egress {
         data: Slice,
     ) -> u64 {
         let sum = Sum::new().add(data.bytes());
-        let echo = EchoHeader { reply: true, identifier: id, sequence };
+        let echo = EchoHeader {
+            reply: true,
+            identifier: id,
+            sequence,
+        };
         let envelope = self.envelope(peer);
         if data.len() <= self.datagram_max(peer) {
             let mut header = [0; HEADER_MAX];
@@ -266,7 +306,10 @@ impl Egress {
         }
         let mut frame = [0; ERROR_MAX];
         let source = offender.unwrap_or(peer.remote);
-        let envelope = Envelope { source, ..self.envelope(peer) };
+        let envelope = Envelope {
+            source,
+            ..self.envelope(peer)
+        };
         let n = build::icmp_error(&mut frame, &envelope, error, packet);
         self.frame(driver, &frame[..n]);
         true
@@ -284,20 +327,39 @@ impl Egress {
     }
 
     /// What a UDP packet of the guest looked like, from its IP header on, as far as it is known.
-    pub(crate) fn udp_quote(&self, peer: &Peer, source_port: u16, target_port: u16, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn udp_quote(
+        &self,
+        peer: &Peer,
+        source_port: u16,
+        target_port: u16,
+        payload: &[u8],
+    ) -> Vec<u8> {
         let mut header = [0; HEADER_MAX];
         let sum = Checksum::Full(Sum::new().add(payload));
         let envelope = self.guest_envelope(peer);
-        let (n, _) =
-            build::udp(&mut header, &envelope, source_port, target_port, payload.len(), None, sum);
+        let (n, _) = build::udp(
+            &mut header,
+            &envelope,
+            source_port,
+            target_port,
+            payload.len(),
+            None,
+            sum,
+        );
         quote(&header[..n], payload)
     }
 
     /// What an echo request of the guest looked like; `message` begins with its ICMP header.
     pub(crate) fn echo_quote(&self, peer: &Peer, id: u16, message: &[u8]) -> Vec<u8> {
-        let Some((header, payload)) = message.split_first_chunk::<8>() else { return Vec::new() };
+        let Some((header, payload)) = message.split_first_chunk::<8>() else {
+            return Vec::new();
+        };
         let sequence = u16::from_be_bytes([header[6], header[7]]);
-        let echo = EchoHeader { reply: false, identifier: id, sequence };
+        let echo = EchoHeader {
+            reply: false,
+            identifier: id,
+            sequence,
+        };
         let mut header = [0; HEADER_MAX];
         let envelope = self.guest_envelope(peer);
         let sum = Sum::new().add(payload);
@@ -307,7 +369,11 @@ impl Egress {
 
     /// The envelope of what the guest sent.
     fn guest_envelope(&self, peer: &Peer) -> Envelope {
-        Envelope { source: peer.guest, target: peer.remote, ..self.envelope(peer) }
+        Envelope {
+            source: peer.guest,
+            target: peer.remote,
+            ..self.envelope(peer)
+        }
     }
 
     /// Notes where a guest's address is, for frames that no flow remembers it for.
@@ -328,7 +394,13 @@ impl Egress {
         self.write(driver, frame, &Offload::NONE, &[]);
     }
 
-    fn write<D: Driver>(&self, driver: &mut D, header: &[u8], offload: &Offload, payload: &[Slice]) {
+    fn write<D: Driver>(
+        &self,
+        driver: &mut D,
+        header: &[u8],
+        offload: &Offload,
+        payload: &[Slice],
+    ) {
         debug_assert!(payload.len() <= FRAME_SLICES);
         if !self.features.offload_header {
             return driver.write_frame(self.link, header, payload);
@@ -340,7 +412,9 @@ impl Egress {
 }
 
 fn sum_of(payload: &[Slice]) -> Sum {
-    payload.iter().fold(Sum::new(), |sum, slice| sum.add(slice.bytes()))
+    payload
+        .iter()
+        .fold(Sum::new(), |sum, slice| sum.add(slice.bytes()))
 }
 
 /// A packet from its headers (the ethernet header is left out) and the start of its payload.
@@ -363,17 +437,40 @@ impl<D: Driver> Core<D> {
         };
         // ICMPv6 parameter problem: the next header field is at offset 6 of the IPv6 header.
         let parameter = if (kind, code) == (4, 1) { 6 } else { 0 };
-        self.icmp_error(peer, offender, &IcmpError { kind, code, parameter }, packet);
+        self.icmp_error(
+            peer,
+            offender,
+            &IcmpError {
+                kind,
+                code,
+                parameter,
+            },
+            packet,
+        );
     }
 
     /// Passes on an error that the host's kernel reported for a socket of the guest's. Returns
     /// false when the guest has nothing to learn from it.
-    pub(crate) fn relay_socket_error(&mut self, peer: Peer, packet: &[u8], report: &SocketError) -> bool {
+    pub(crate) fn relay_socket_error(
+        &mut self,
+        peer: Peer,
+        packet: &[u8],
+        report: &SocketError,
+    ) -> bool {
         let v4 = peer.guest.is_v4();
         match report.origin {
-            ErrorOrigin::Icmp { v6, kind, code, offender } if v6 != v4 => {
+            ErrorOrigin::Icmp {
+                v6,
+                kind,
+                code,
+                offender,
+            } if v6 != v4 => {
                 let offender = self.admission.as_seen_by_guest(offender);
-                let error = IcmpError { kind, code, parameter: mtu_parameter(v4, kind, code, report.info) };
+                let error = IcmpError {
+                    kind,
+                    code,
+                    parameter: mtu_parameter(v4, kind, code, report.info),
+                };
                 self.icmp_error(peer, Some(offender), &error, packet);
                 true
             }
@@ -388,7 +485,16 @@ impl<D: Driver> Core<D> {
                         let (kind, code) = if v4 { (3, 4) } else { (2, 0) };
                         let parameter = mtu_parameter(v4, kind, code, report.info);
                         let offender = Some(self.admission.gateway_like(peer.guest));
-                        self.icmp_error(peer, offender, &IcmpError { kind, code, parameter }, packet);
+                        self.icmp_error(
+                            peer,
+                            offender,
+                            &IcmpError {
+                                kind,
+                                code,
+                                parameter,
+                            },
+                            packet,
+                        );
                         return true;
                     }
                     _ => return false,
@@ -399,9 +505,21 @@ impl<D: Driver> Core<D> {
         }
     }
 
-    fn icmp_error(&mut self, peer: Peer, offender: Option<Address>, error: &IcmpError, packet: &[u8]) {
-        let sent = self.egress.icmp_error(&mut self.driver, self.now, &peer, offender, error, packet);
-        self.counters.bump(if sent { Counter::IcmpErrorsOut } else { Counter::DroppedIcmpRate });
+    fn icmp_error(
+        &mut self,
+        peer: Peer,
+        offender: Option<Address>,
+        error: &IcmpError,
+        packet: &[u8],
+    ) {
+        let sent =
+            self.egress
+                .icmp_error(&mut self.driver, self.now, &peer, offender, error, packet);
+        self.counters.bump(if sent {
+            Counter::IcmpErrorsOut
+        } else {
+            Counter::DroppedIcmpRate
+        });
     }
 
     pub(crate) fn remember_mac(&mut self, address: Address, mac: MacAddress) {

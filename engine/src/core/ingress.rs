@@ -5,9 +5,9 @@ use std::ops::Range;
 use towpath_ring::buffer::Slice;
 use towpath_ring::driver::Driver;
 use towpath_stack::Address;
+use towpath_stack::build::IcmpError;
 use towpath_stack::flow::{self, FlowKey, Protocol};
 use towpath_stack::fragment::{Datagram, Outcome};
-use towpath_stack::build::IcmpError;
 use towpath_stack::neighbor::Answer;
 use towpath_stack::parse::{self, Body, Content, Fragment, IpPacket, Transport};
 use towpath_stack::wire::ethernet::{self, MacAddress};
@@ -48,18 +48,26 @@ struct Arrival<'a> {
 
 impl Arrival<'_> {
     fn slice(&self, range: &Range<u32>) -> Slice {
-        self.buffer.sub(self.base + range.start as usize..self.base + range.end as usize)
+        self.buffer
+            .sub(self.base + range.start as usize..self.base + range.end as usize)
     }
 
     fn key(&self, protocol: Protocol, guest_port: u16, remote_port: Option<u16>) -> FlowKey {
         // Without a remote port the key is the guest's side alone: endpoint-independent.
-        let unspecified =
-            if self.peer.guest.is_v4() { Address::UNSPECIFIED_V4 } else { Address::UNSPECIFIED_V6 };
+        let unspecified = if self.peer.guest.is_v4() {
+            Address::UNSPECIFIED_V4
+        } else {
+            Address::UNSPECIFIED_V6
+        };
         FlowKey {
             guest: GUEST,
             protocol,
             guest_address: self.peer.guest,
-            remote_address: if remote_port.is_some() { self.peer.remote } else { unspecified },
+            remote_address: if remote_port.is_some() {
+                self.peer.remote
+            } else {
+                unspecified
+            },
             guest_port,
             remote_port: remote_port.unwrap_or(0),
         }
@@ -107,7 +115,11 @@ impl<D: Driver> Core<D> {
                 let arrival = Arrival {
                     buffer: &frame,
                     base,
-                    peer: Peer { mac, guest: ip.source, remote: ip.target },
+                    peer: Peer {
+                        mac,
+                        guest: ip.source,
+                        remote: ip.target,
+                    },
                     hop_limit: ip.hop_limit,
                     gso_size: match offload.gso {
                         Some(gso) if gso.kind == GsoKind::UdpL4 => gso.size,
@@ -139,12 +151,21 @@ impl<D: Driver> Core<D> {
             Err(reason) => return self.counters.parse_drop(reason),
         };
         let mut quote = datagram.first_header.clone();
-        quote.extend(datagram.payload.iter().take(QUOTE_MAX.saturating_sub(quote.len())));
+        quote.extend(
+            datagram
+                .payload
+                .iter()
+                .take(QUOTE_MAX.saturating_sub(quote.len())),
+        );
         let buffer = Slice::from_vec(datagram.payload.clone());
         let arrival = Arrival {
             buffer: &buffer,
             base: 0,
-            peer: Peer { mac: reassembled.mac, guest: datagram.source, remote: datagram.target },
+            peer: Peer {
+                mac: reassembled.mac,
+                guest: datagram.source,
+                remote: datagram.target,
+            },
             hop_limit: datagram.hop_limit,
             gso_size: 0,
             transport: 0..buffer.len(),
@@ -157,7 +178,12 @@ impl<D: Driver> Core<D> {
 
     /// Hands a transport packet to its flow. Answers with the core that owns it when that is
     /// another one and the packet may still move.
-    fn on_transport(&mut self, arrival: &Arrival<'_>, transport: &Transport, may_move: bool) -> Option<usize> {
+    fn on_transport(
+        &mut self,
+        arrival: &Arrival<'_>,
+        transport: &Transport,
+        may_move: bool,
+    ) -> Option<usize> {
         let source = arrival.peer.guest;
         let unspecified = source == Address::UNSPECIFIED_V4 || source == Address::UNSPECIFIED_V6;
         // An unspecified source is a guest without address: it may ask DHCP and discover
@@ -168,7 +194,11 @@ impl<D: Driver> Core<D> {
         }
         match transport {
             Transport::Tcp { segment, payload } if !unspecified => {
-                let key = arrival.key(Protocol::Tcp, segment.source_port, Some(segment.target_port));
+                let key = arrival.key(
+                    Protocol::Tcp,
+                    segment.source_port,
+                    Some(segment.target_port),
+                );
                 let hash = flow::hash(&key);
                 if may_move && let Some(owner) = self.other_owner(hash) {
                     return Some(owner);
@@ -185,7 +215,11 @@ impl<D: Driver> Core<D> {
                     quote: arrival.quote.bytes(),
                 });
             }
-            Transport::Udp { source_port, target_port, payload } => {
+            Transport::Udp {
+                source_port,
+                target_port,
+                payload,
+            } => {
                 let to_dhcp = *target_port == 67;
                 if unspecified && !to_dhcp {
                     self.counters.bump(Counter::DroppedSource);
@@ -224,7 +258,12 @@ impl<D: Driver> Core<D> {
         None
     }
 
-    fn on_echo_request(&mut self, arrival: &Arrival<'_>, echo: &Echo, may_move: bool) -> Option<usize> {
+    fn on_echo_request(
+        &mut self,
+        arrival: &Arrival<'_>,
+        echo: &Echo,
+        may_move: bool,
+    ) -> Option<usize> {
         let key = arrival.key(Protocol::Icmp, echo.identifier, None);
         let hash = flow::hash(&key);
         if may_move && let Some(owner) = self.other_owner(hash) {
@@ -267,15 +306,36 @@ impl<D: Driver> Core<D> {
 
     /// Gives up datagrams whose fragments did not all come in time, and says so to the guest.
     pub(crate) fn expire_fragments(&mut self) {
-        let Self { reassembler, egress, driver, counters, now, .. } = self;
+        let Self {
+            reassembler,
+            egress,
+            driver,
+            counters,
+            now,
+            ..
+        } = self;
         reassembler.expire(*now, |expired| {
             counters.bump(Counter::DroppedFragment);
-            let Some(packet) = expired.first_header else { return };
+            let Some(packet) = expired.first_header else {
+                return;
+            };
             // RFC 792, RFC 4443 §3.3: fragment reassembly time exceeded.
-            let (kind, code) = if expired.source.is_v4() { (11, 1) } else { (3, 1) };
-            let error = IcmpError { kind, code, parameter: 0 };
+            let (kind, code) = if expired.source.is_v4() {
+                (11, 1)
+            } else {
+                (3, 1)
+            };
+            let error = IcmpError {
+                kind,
+                code,
+                parameter: 0,
+            };
             if let Some(mac) = egress.mac_of(&expired.source) {
-                let peer = Peer { mac, guest: expired.source, remote: expired.target };
+                let peer = Peer {
+                    mac,
+                    guest: expired.source,
+                    remote: expired.target,
+                };
                 egress.icmp_error(driver, *now, &peer, None, &error, packet);
             }
         });

@@ -34,7 +34,7 @@ use towpath_stack::neighbor::Neighbors;
 use towpath_stack::{Instant, tcp};
 
 use crate::config::Limits;
-use crate::counters::{Counter, CoreCounters};
+use crate::counters::{CoreCounters, Counter};
 use crate::host::echo::EchoMapping;
 use crate::host::pool::SocketPool;
 use crate::host::tcp::TcpFlow;
@@ -179,7 +179,8 @@ impl<D: Driver> Core<D> {
         if self.reads_link {
             self.driver.read_link(self.link);
         }
-        self.driver.receive_from(self.service, FlowId::SERVICE.token());
+        self.driver
+            .receive_from(self.service, FlowId::SERVICE.token());
         self.sockets.refill(&mut self.driver, usize::MAX);
         let mut completions = Vec::with_capacity(1024);
         loop {
@@ -242,7 +243,13 @@ impl<D: Driver> Core<D> {
             Completion::ReceiveEnd { token, end } => {
                 self.on_receive_end(FlowId::from_token(token).index, end);
             }
-            Completion::Datagram { token, from, payload, gso_size, .. } => {
+            Completion::Datagram {
+                token,
+                from,
+                payload,
+                gso_size,
+                ..
+            } => {
                 let id = FlowId::from_token(token);
                 match (id.kind, from) {
                     (FlowKind::Udp, Some(from)) => {
@@ -322,7 +329,12 @@ impl<D: Driver> Core<D> {
 
     fn on_service_reply(&mut self, packet: &Slice) {
         match Reply::decode(packet.bytes()) {
-            Some(Reply::Dns { guest, guest_port, server, answer }) => {
+            Some(Reply::Dns {
+                guest,
+                guest_port,
+                server,
+                answer,
+            }) => {
                 self.dns_answer(guest, guest_port, server, answer);
             }
             Some(Reply::Dhcp { mac, to, message }) => self.dhcp_answer(mac, to, message),

@@ -22,26 +22,39 @@ struct Entry<T> {
 
 impl<T> FlowTable<T> {
     pub(crate) fn new() -> Self {
-        Self { flows: Slab::new(), index: HashTable::new() }
+        Self {
+            flows: Slab::new(),
+            index: HashTable::new(),
+        }
     }
 
     /// The listed flow with this key.
     pub(crate) fn find(&self, key: &FlowKey, hash: u32) -> Option<u32> {
-        self.index.find(spread(hash), |&i| self.flows[i as usize].key == *key).copied()
+        self.index
+            .find(spread(hash), |&i| self.flows[i as usize].key == *key)
+            .copied()
     }
 
     /// Adds a flow under a key that is not listed.
     pub(crate) fn insert(&mut self, key: FlowKey, hash: u32, flow: T) -> u32 {
         debug_assert!(self.find(&key, hash).is_none());
-        let index = self.flows.insert(Entry { key, hash, listed: true, flow }) as u32;
+        let index = self.flows.insert(Entry {
+            key,
+            hash,
+            listed: true,
+            flow,
+        }) as u32;
         let flows = &self.flows;
-        self.index.insert_unique(spread(hash), index, |&i| spread(flows[i as usize].hash));
+        self.index
+            .insert_unique(spread(hash), index, |&i| spread(flows[i as usize].hash));
         index
     }
 
     /// Makes the key free for a successor; the flow stays reachable by index.
     pub(crate) fn unlist(&mut self, index: u32) {
-        let Some(entry) = self.flows.get_mut(index as usize) else { return };
+        let Some(entry) = self.flows.get_mut(index as usize) else {
+            return;
+        };
         if std::mem::take(&mut entry.listed)
             && let Ok(found) = self.index.find_entry(spread(entry.hash), |&i| i == index)
         {
@@ -60,7 +73,9 @@ impl<T> FlowTable<T> {
     }
 
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.flows.get_mut(index as usize).map(|entry| &mut entry.flow)
+        self.flows
+            .get_mut(index as usize)
+            .map(|entry| &mut entry.flow)
     }
 
     pub(crate) fn key(&self, index: u32) -> Option<&FlowKey> {
@@ -69,7 +84,9 @@ impl<T> FlowTable<T> {
 
     /// All flows, listed or not.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut T)> {
-        self.flows.iter_mut().map(|(i, entry)| (i as u32, &mut entry.flow))
+        self.flows
+            .iter_mut()
+            .map(|(i, entry)| (i as u32, &mut entry.flow))
     }
 
     /// All flows, listed or not.

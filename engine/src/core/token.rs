@@ -24,18 +24,30 @@ pub(crate) enum FlowKind {
 
 impl FlowId {
     pub(crate) const fn tcp(index: u32) -> Self {
-        Self { kind: FlowKind::Tcp, index }
+        Self {
+            kind: FlowKind::Tcp,
+            index,
+        }
     }
 
     pub(crate) const fn udp(index: u32) -> Self {
-        Self { kind: FlowKind::Udp, index }
+        Self {
+            kind: FlowKind::Udp,
+            index,
+        }
     }
 
     pub(crate) const fn echo(index: u32) -> Self {
-        Self { kind: FlowKind::Echo, index }
+        Self {
+            kind: FlowKind::Echo,
+            index,
+        }
     }
 
-    pub(crate) const SERVICE: Self = Self { kind: FlowKind::Service, index: 0 };
+    pub(crate) const SERVICE: Self = Self {
+        kind: FlowKind::Service,
+        index: 0,
+    };
 
     /// As a driver token: the kind above the index.
     pub(crate) const fn token(self) -> Token {
@@ -50,7 +62,10 @@ impl FlowId {
             2 => FlowKind::Echo,
             _ => FlowKind::Service,
         };
-        Self { kind, index: token as u32 }
+        Self {
+            kind,
+            index: token as u32,
+        }
     }
 }
 
@@ -60,7 +75,12 @@ mod tests {
 
     #[test]
     fn tokens_come_back() {
-        for id in [FlowId::tcp(7), FlowId::udp(u32::MAX), FlowId::echo(0), FlowId::SERVICE] {
+        for id in [
+            FlowId::tcp(7),
+            FlowId::udp(u32::MAX),
+            FlowId::echo(0),
+            FlowId::SERVICE,
+        ] {
             assert_eq!(FlowId::from_token(id.token()), id);
         }
     }

@@ -1,7 +1,9 @@
 //! The demonstration's client: runs inside the guest's namespace and measures from there.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -25,14 +27,40 @@ pub(crate) struct Task {
     pub(crate) port: u16,
 }
 
+/// The hidden first argument that makes this program the client.
+pub(crate) const STAGE: &str = "__demo";
+
+/// Runs as the client; its exit status is the command's.
+pub(crate) fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let task = arguments
+        .next()
+        .and_then(|task| serde_json::from_str(task.to_str()?).ok());
+    let Some(task) = task else {
+        return ExitCode::from(2);
+    };
+    match run(&task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("towpath: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Runs all steps; the first that fails ends the demonstration.
-pub(crate) fn run(task: &Task) -> io::Result<()> {
+fn run(task: &Task) -> io::Result<()> {
     let server = SocketAddr::new(task.host, task.port);
     let address = step("resolve a name", || resolve(task.gateway))?;
-    println!("  name        {NAME} is {address}, asked at {}:53", task.gateway);
+    println!(
+        "  name        {NAME} is {address}, asked at {}:53",
+        task.gateway
+    );
     let mut pings = step("ping the gateway", || ping(task.gateway))?;
     pings.sort_unstable();
-    println!("  ping        {PINGS} of {PINGS} answered, median {}", micros(pings[pings.len() / 2]));
+    println!(
+        "  ping        {PINGS} of {PINGS} answered, median {}",
+        micros(pings[pings.len() / 2])
+    );
     let trips = step("measure round trips", || round_trips(server))?;
     println!(
         "  round trip  1 byte over TCP: p50 {}, p99 {} of {ROUND_TRIPS}",
@@ -58,7 +86,9 @@ struct Progress {
 
 impl Progress {
     fn new() -> Self {
-        Self { live: io::stderr().is_terminal() }
+        Self {
+            live: io::stderr().is_terminal(),
+        }
     }
 
     fn show(&self, text: &str) {
@@ -99,14 +129,17 @@ fn resolve(gateway: Ipv4Addr) -> io::Result<Ipv4Addr> {
     if answer[..2] == query[..2] && Ipv4Addr::from(address) == NAME_ADDRESS {
         Ok(address.into())
     } else {
-        Err(io::Error::other("the answer is not the one that the demonstration's server gives"))
+        Err(io::Error::other(
+            "the answer is not the one that the demonstration's server gives",
+        ))
     }
 }
 
 fn ping(gateway: Ipv4Addr) -> io::Result<Vec<Duration>> {
     // The guest's namespace allows ping sockets to everyone: the launcher saw to that.
     let kind = socket2::Type::DGRAM;
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, kind, Some(socket2::Protocol::ICMPV4))?;
+    let socket =
+        socket2::Socket::new(socket2::Domain::IPV4, kind, Some(socket2::Protocol::ICMPV4))?;
     socket.set_read_timeout(Some(Duration::from_secs(3)))?;
     socket.connect(&SocketAddr::new(gateway.into(), 0).into())?;
     let mut socket = socket;
@@ -181,7 +214,9 @@ fn download(server: SocketAddr) -> io::Result<Duration> {
     let mut buffer = vec![0; BLOCK];
     let mut done = 0;
     while done < BYTES {
-        let want = buffer.len().min(usize::try_from(BYTES - done).unwrap_or(usize::MAX));
+        let want = buffer
+            .len()
+            .min(usize::try_from(BYTES - done).unwrap_or(usize::MAX));
         let n = stream.read(&mut buffer[..want])?;
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -200,7 +235,9 @@ fn compare(ours: u64, theirs: u64, what: &str) -> io::Result<()> {
     if ours == theirs {
         return Ok(());
     }
-    Err(io::Error::other(format!("the {what}'s checksums differ: {ours:016x} and {theirs:016x}")))
+    Err(io::Error::other(format!(
+        "the {what}'s checksums differ: {ours:016x} and {theirs:016x}"
+    )))
 }
 
 fn rate(took: Duration) -> String {

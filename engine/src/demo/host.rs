@@ -72,7 +72,9 @@ fn receive(stream: &mut TcpStream) -> io::Result<u64> {
     let mut sum = Checksum::default();
     let mut buffer = vec![0; BLOCK];
     while left > 0 {
-        let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let want = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
         let n = stream.read(&mut buffer[..want])?;
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -81,7 +81,9 @@ impl Checksum {
         let mut last = std::mem::take(&mut self.carry);
         last.resize(STEP, 0);
         self.step(&last);
-        self.lanes.iter().fold(self.bytes, |sum, lane| (sum ^ lane).wrapping_mul(MULTIPLIER))
+        self.lanes.iter().fold(self.bytes, |sum, lane| {
+            (sum ^ lane).wrapping_mul(MULTIPLIER)
+        })
     }
 }
 

@@ -31,17 +31,17 @@ pub(crate) fn queue_frames(mtu: u16) -> u32 {
     (WINDOWS * WINDOW_BYTES.div_ceil(payload)).max(QUEUE_FRAMES_MIN)
 }
 
-/// Brings the interface up as ordered; `whole_namespace` also sets what belongs to the namespace (its
-/// loopback, who may ping). Returns notes on what went otherwise and does no harm.
-pub(super) fn apply(order: &Order, whole_namespace: bool) -> Result<Vec<String>, String> {
+/// Brings the interface up as ordered. In a namespace that is ours, `own_namespace`, also sets who may
+/// ping. Returns notes on what went otherwise and does no harm.
+pub(super) fn apply(order: &Order, own_namespace: bool) -> Result<Vec<String>, String> {
     let mut notes = Vec::new();
     if order.addresses.is_some() {
         set_interface_options(&order.ifname, &mut notes);
     }
-    if whole_namespace {
+    if own_namespace {
         open_ping(&mut notes);
     }
-    with_netlink(|netlink| set_up(netlink, order, whole_namespace, notes))?
+    with_netlink(|netlink| set_up(netlink, order, notes))?
 }
 
 /// Runs one piece of netlink work in the network namespace of this thread.
@@ -66,11 +66,11 @@ where
 async fn set_up(
     netlink: Handle,
     order: &Order,
-    whole_namespace: bool,
     mut notes: Vec<String>,
 ) -> Result<Vec<String>, String> {
     let name = &order.ifname;
-    if whole_namespace {
+    // Whoever configures himself has his own idea of this too.
+    if order.addresses.is_some() {
         let lo = LinkUnspec::new_with_name("lo").up().build();
         let changed = netlink.link().change(lo).execute().await;
         changed.map_err(|error| format!("the loopback interface can't be brought up: {error}"))?;

@@ -122,10 +122,10 @@ fn die_with_parent(parent: Option<i32>) -> Result<(), Fault> {
 }
 
 /// Makes the TAP and sets it up as ordered; the namespace is that of the calling thread.
-fn make_interface(order: &Order, whole_namespace: bool) -> Result<(Tap, Vec<String>), Fault> {
+fn make_interface(order: &Order, own_namespace: bool) -> Result<(Tap, Vec<String>), Fault> {
     let tap = Tap::create(&order.ifname, order.queues, &TapOptions::default())
         .map_err(|error| Fault::setup(error.to_string()))?;
-    let notes = configure::apply(order, whole_namespace).map_err(Fault::setup)?;
+    let notes = configure::apply(order, own_namespace).map_err(Fault::setup)?;
     Ok((tap, notes))
 }
 
@@ -168,7 +168,11 @@ fn end(channel: &Channel, outcome: Result<u8, Fault>) -> ExitCode {
     let status = match outcome {
         Ok(status) => status,
         Err(Fault { status, reason }) => {
-            let _ = channel.send(&FromStage::Failed { status, reason }, &[]);
+            let told = channel.send(&FromStage::Failed { status, reason }, &[]);
+            let by_hand = Some(nix::errno::Errno::ENOTSOCK as i32);
+            if told.is_err_and(|error| error.raw_os_error() == by_hand) {
+                eprintln!("towpath: this is a part of 'towpath run', not a command of its own");
+            }
             status
         }
     };

@@ -129,12 +129,12 @@ fn id_map(outside: u32, map_root: bool) -> String {
     format!("{inside} {outside} 1\n")
 }
 
-/// An `exec` by a user other than 0 loses all capabilities except ambient ones; init needs two, and
-/// gives them up before it starts the command.
+/// An `exec` by a user other than 0 loses all capabilities except ambient ones. Init needs several (for the
+/// interface, for mounts), all of them over its own namespaces only, and gives them up before it starts
+/// the command.
 fn keep_capabilities() -> rustix::io::Result<()> {
-    let needed = CapabilitySet::NET_ADMIN | CapabilitySet::SYS_ADMIN;
     let sets = rustix::thread::capabilities(None)?;
-    let inheritable = sets.inheritable | needed;
+    let inheritable = sets.inheritable | sets.permitted;
     rustix::thread::set_capabilities(
         None,
         CapabilitySets {
@@ -142,7 +142,7 @@ fn keep_capabilities() -> rustix::io::Result<()> {
             ..sets
         },
     )?;
-    for capability in [CapabilitySet::NET_ADMIN, CapabilitySet::SYS_ADMIN] {
+    for capability in sets.permitted.iter() {
         rustix::thread::configure_capability_in_ambient_set(capability, true)?;
     }
     Ok(())

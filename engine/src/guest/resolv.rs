@@ -79,7 +79,7 @@ fn overlay(staging: &Path, text: &str) -> io::Result<()> {
         return Err(io::Error::other(reason));
     }
     match fs::remove_file(FILE) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => write(Path::new(FILE), text),
     }
 }

@@ -60,8 +60,12 @@ impl<D: Driver> Core<D> {
             }
             Verdict::Ignore => return self.counters.bump(Counter::DroppedMulticast),
         };
-        let Some(index) = self.echo_mapping(&input) else { return };
-        let Some(mapping) = self.echo.get_mut(index) else { return };
+        let Some(index) = self.echo_mapping(&input) else {
+            return;
+        };
+        let Some(mapping) = self.echo.get_mut(index) else {
+            return;
+        };
         mapping.last_used = self.now;
         mapping.guest_mac = input.peer.mac;
         if std::mem::replace(&mut mapping.hop_limit, input.hop_limit) != input.hop_limit {
@@ -69,16 +73,25 @@ impl<D: Driver> Core<D> {
             let _ = self.driver.set_hop_limit(mapping.socket, input.hop_limit);
         }
         self.counters.bump(Counter::DatagramsUp);
-        self.driver.send_to(mapping.socket, &to, &[input.message], 0, FlowId::echo(index).token());
+        self.driver.send_to(
+            mapping.socket,
+            &to,
+            &[input.message],
+            0,
+            FlowId::echo(index).token(),
+        );
     }
 
     fn answer_echo(&mut self, peer: &Peer, id: u16, mut message: Slice) {
-        let Some(&[_, _, _, _, _, _, high, low]) = message.bytes().first_chunk::<ECHO_HEADER>() else {
+        let Some(&[_, _, _, _, _, _, high, low]) = message.bytes().first_chunk::<ECHO_HEADER>()
+        else {
             return;
         };
         message.advance(ECHO_HEADER);
         let sequence = u16::from_be_bytes([high, low]);
-        let frames = self.egress.echo_reply(&mut self.driver, peer, id, sequence, message);
+        let frames = self
+            .egress
+            .echo_reply(&mut self.driver, peer, id, sequence, message);
         self.counters.add(Counter::FramesOut, frames);
     }
 
@@ -113,7 +126,8 @@ impl<D: Driver> Core<D> {
         };
         let index = self.echo.insert(input.key, input.hash, mapping);
         self.counters.bump(Counter::EchoOpened);
-        self.driver.receive_from(socket, FlowId::echo(index).token());
+        self.driver
+            .receive_from(socket, FlowId::echo(index).token());
         self.arm_echo(index);
         Some(index)
     }
@@ -121,12 +135,15 @@ impl<D: Driver> Core<D> {
     fn arm_echo(&mut self, index: u32) {
         if let Some(mapping) = self.echo.get_mut(index) {
             let deadline = mapping.last_used + self.limits.icmp_timeout;
-            self.timers.arm(FlowId::echo(index), &mut mapping.armed, Some(deadline));
+            self.timers
+                .arm(FlowId::echo(index), &mut mapping.armed, Some(deadline));
         }
     }
 
     pub(crate) fn on_echo_timer(&mut self, at: Instant, index: u32) {
-        let Some(mapping) = self.echo.get_mut(index) else { return };
+        let Some(mapping) = self.echo.get_mut(index) else {
+            return;
+        };
         if !mapping.armed.fired(at) || mapping.closing {
             return;
         }
@@ -141,8 +158,12 @@ impl<D: Driver> Core<D> {
 
     /// A reply from the host's side.
     pub(crate) fn on_host_echo(&mut self, index: u32, from: SocketAddr, message: Slice) {
-        let Some(key) = self.echo.key(index).copied() else { return };
-        let Some(mapping) = self.echo.get_mut(index).filter(|mapping| !mapping.closing) else { return };
+        let Some(key) = self.echo.key(index).copied() else {
+            return;
+        };
+        let Some(mapping) = self.echo.get_mut(index).filter(|mapping| !mapping.closing) else {
+            return;
+        };
         mapping.last_used = self.now;
         let peer = Peer {
             mac: mapping.guest_mac,

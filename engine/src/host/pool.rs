@@ -19,7 +19,11 @@ pub(crate) struct SocketPool {
 
 impl SocketPool {
     /// A socket for a TCP connection: a ready one, else a new one.
-    pub(crate) fn take<D: Driver>(&mut self, driver: &mut D, kind: SocketKind) -> io::Result<SocketId> {
+    pub(crate) fn take<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        kind: SocketKind,
+    ) -> io::Result<SocketId> {
         let ready = match kind {
             SocketKind::TcpV4 => self.tcp4.pop(),
             SocketKind::TcpV6 => self.tcp6.pop(),
@@ -32,11 +36,14 @@ impl SocketPool {
     /// of descriptors here is no error, the next connection will say so.
     pub(crate) fn refill<D: Driver>(&mut self, driver: &mut D, at_most: usize) {
         let mut left = at_most;
-        for (pool, kind) in
-            [(&mut self.tcp4, SocketKind::TcpV4), (&mut self.tcp6, SocketKind::TcpV6)]
-        {
+        for (pool, kind) in [
+            (&mut self.tcp4, SocketKind::TcpV4),
+            (&mut self.tcp6, SocketKind::TcpV6),
+        ] {
             while pool.len() < READY && left > 0 {
-                let Ok(socket) = driver.open(kind) else { return };
+                let Ok(socket) = driver.open(kind) else {
+                    return;
+                };
                 pool.push(socket);
                 left -= 1;
             }

@@ -30,13 +30,13 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher;
 
 use smallvec::SmallVec;
-use towpath_ring::driver::{Driver, Errno, ReceiveEnd, Remote, SendMode, SocketId, SocketKind};
 use towpath_ring::buffer::Slice;
+use towpath_ring::driver::{Driver, Errno, ReceiveEnd, Remote, SendMode, SocketId, SocketKind};
+use towpath_stack::Instant;
 use towpath_stack::flow::FlowKey;
 use towpath_stack::tcp::segment::Segment;
 use towpath_stack::tcp::{self, Connection, Reason, SendQueue, TimerOutcome};
 use towpath_stack::wire::ethernet::MacAddress;
-use towpath_stack::Instant;
 
 use crate::core::Core;
 use crate::core::egress::{Peer, Unreachable};
@@ -91,7 +91,11 @@ pub(crate) struct TcpFlow {
 /// The host socket's state.
 enum HostSide {
     /// CONNECT is outstanding; the guest's SYN is kept to quote it in an ICMP error.
-    Connecting { socket: SocketId, syn: Box<[u8]>, reports_errors: bool },
+    Connecting {
+        socket: SocketId,
+        syn: Box<[u8]>,
+        reports_errors: bool,
+    },
     /// Connected.
     Open(SocketId),
     /// Closed, or given back to the driver to close.
@@ -112,9 +116,6 @@ struct Marks {
     dirty: bool,
     blocked: bool,
     starved: bool,
-    /// The last receive got less than it asked for: the socket is empty, wait before trying.
-    drained: bool,
-    /// The outstanding receive's bytes so far.
     host_finished: bool,
     guest_finished: bool,
     shut_down: bool,
@@ -158,23 +159,33 @@ impl<D: Driver> Core<D> {
         let Some(index) = self.tcp.find(&input.key, input.hash) else {
             return self.on_tcp_without_flow(&input);
         };
-        let Some(flow) = self.tcp.get_mut(index) else { return };
-        if self.held_bytes > self.limits.buffer_bytes && input.payload_len > 0 && flow.marks.blocked {
+        let Some(flow) = self.tcp.get_mut(index) else {
+            return;
+        };
+        if self.held_bytes > self.limits.buffer_bytes && input.payload_len > 0 && flow.marks.blocked
+        {
             return self.counters.bump(Counter::DroppedMemory);
         }
         let payload = &input.frame.bytes()[input.payload_at..][..input.payload_len];
-        let config = if input.key.guest_address.is_v4() { &self.tcp_config4 } else { &self.tcp_config6 };
-        let received = flow.connection.on_segment(self.now, config, &input.segment, payload);
+        let config = if input.key.guest_address.is_v4() {
+            &self.tcp_config4
+        } else {
+            &self.tcp_config6
+        };
+        let received = flow
+            .connection
+            .on_segment(self.now, config, &input.segment, payload);
         if received.reopen {
             self.release(index, false);
             return self.on_tcp_without_flow(&input);
         }
         if let Some(reason) = received.dropped {
-            self.counters.bump(if reason == tcp::Dropped::OutOfOrderFull {
-                Counter::DroppedMemory
-            } else {
-                Counter::DroppedTcpSegment
-            });
+            self.counters
+                .bump(if reason == tcp::Dropped::OutOfOrderFull {
+                    Counter::DroppedMemory
+                } else {
+                    Counter::DroppedTcpSegment
+                });
         }
         if received.acked > 0 {
             let owned = trim(&mut flow.download, received.acked as usize);
@@ -182,7 +193,10 @@ impl<D: Driver> Core<D> {
             flow.download_bytes -= received.acked;
         }
         if !received.deliver.is_empty() {
-            let (start, end) = (received.deliver.start as usize, received.deliver.end as usize);
+            let (start, end) = (
+                received.deliver.start as usize,
+                received.deliver.end as usize,
+            );
             let at = input.payload_at;
             flow.take_upload(input.frame.sub(at + start..at + end));
         } else if input.payload_len > 0 && received.dropped.is_none() {
@@ -208,13 +222,17 @@ impl<D: Driver> Core<D> {
         if flags.syn() && !flags.ack() && !flags.rst() {
             self.open_tcp(input);
         } else if let Some(reset) = tcp::reset_for(&input.segment, input.payload_len as u32) {
-            self.egress.tcp(&mut self.driver, &input.peer, &reset, &[], None);
+            self.egress
+                .tcp(&mut self.driver, &input.peer, &reset, &[], None);
             self.counters.bump(Counter::FramesOut);
         }
     }
 
     fn open_tcp(&mut self, input: &TcpInput<'_>) {
-        let (remote, kind) = match self.admission.judge(input.key.remote_address, input.key.remote_port) {
+        let (remote, kind) = match self
+            .admission
+            .judge(input.key.remote_address, input.key.remote_port)
+        {
             Verdict::Host(to) if to.is_ipv4() => (Remote::Inet(to), SocketKind::TcpV4),
             Verdict::Host(to) => (Remote::Inet(to), SocketKind::TcpV6),
             Verdict::Dns => (self.dns_stream.clone(), SocketKind::UnixStream),
@@ -248,13 +266,21 @@ impl<D: Driver> Core<D> {
             let _ = self.driver.set_hop_limit(socket, input.hop_limit);
             let _ = self.driver.set_report_errors(socket);
         }
-        let config = if input.key.guest_address.is_v4() { &self.tcp_config4 } else { &self.tcp_config6 };
+        let config = if input.key.guest_address.is_v4() {
+            &self.tcp_config4
+        } else {
+            &self.tcp_config6
+        };
         let first = initial_sequence(&self.initial_sequences, &input.key, self.now);
         let connect_until = self.now + self.limits.connect_timeout;
         let flow = TcpFlow {
             connection: Connection::from_syn(self.now, config, &input.segment, first),
             guest_mac: input.peer.mac,
-            host: HostSide::Connecting { socket, syn: input.quote.into(), reports_errors: traces },
+            host: HostSide::Connecting {
+                socket,
+                syn: input.quote.into(),
+                reports_errors: traces,
+            },
             upload: VecDeque::new(),
             download: VecDeque::new(),
             upload_bytes: 0,
@@ -264,8 +290,11 @@ impl<D: Driver> Core<D> {
             download_limit: DOWNLOAD_START,
             armed: Armed::default(),
             connect_until: Some(connect_until),
-            pending: Pending { connect: true, ..Pending::default() },
-            marks: Marks { drained: true, ..Marks::default() },
+            pending: Pending {
+                connect: true,
+                ..Pending::default()
+            },
+            marks: Marks::default(),
         };
         let index = self.tcp.insert(input.key, input.hash, flow);
         self.tcp_pending += 1;
@@ -279,14 +308,17 @@ impl<D: Driver> Core<D> {
 
     fn reset(&mut self, input: &TcpInput<'_>) {
         if let Some(reset) = tcp::reset_for(&input.segment, input.payload_len as u32) {
-            self.egress.tcp(&mut self.driver, &input.peer, &reset, &[], None);
+            self.egress
+                .tcp(&mut self.driver, &input.peer, &reset, &[], None);
             self.counters.bump(Counter::FramesOut);
         }
     }
 
     /// The host side answered a CONNECT.
     pub(crate) fn on_connected(&mut self, index: u32, result: Result<(), Errno>) {
-        let Some(flow) = self.tcp.get_mut(index) else { return };
+        let Some(flow) = self.tcp.get_mut(index) else {
+            return;
+        };
         flow.pending.connect = false;
         self.tcp_pending -= 1;
         if flow.marks.released {
@@ -296,12 +328,15 @@ impl<D: Driver> Core<D> {
         match (result, &flow.host) {
             (Ok(()), HostSide::Connecting { socket, .. }) => {
                 flow.host = HostSide::Open(*socket);
-                let config =
-                    if self.tcp.key(index).is_some_and(|key| key.guest_address.is_v4()) {
-                        &self.tcp_config4
-                    } else {
-                        &self.tcp_config6
-                    };
+                let config = if self
+                    .tcp
+                    .key(index)
+                    .is_some_and(|key| key.guest_address.is_v4())
+                {
+                    &self.tcp_config4
+                } else {
+                    &self.tcp_config6
+                };
                 if let Some(flow) = self.tcp.get_mut(index) {
                     flow.connection.accept(self.now, config);
                 }
@@ -315,14 +350,25 @@ impl<D: Driver> Core<D> {
 
     /// Tells the guest why its connection could not be made, as the host learnt it.
     fn fail_connect(&mut self, index: u32, errno: Errno) {
-        let Some(peer) = self.tcp_peer(index) else { return };
-        let Some(flow) = self.tcp.get_mut(index) else { return };
-        let HostSide::Connecting { socket, syn, reports_errors } =
-            std::mem::replace(&mut flow.host, HostSide::Closed)
+        let Some(peer) = self.tcp_peer(index) else {
+            return;
+        };
+        let Some(flow) = self.tcp.get_mut(index) else {
+            return;
+        };
+        let HostSide::Connecting {
+            socket,
+            syn,
+            reports_errors,
+        } = std::mem::replace(&mut flow.host, HostSide::Closed)
         else {
             return;
         };
-        let report = if reports_errors { self.driver.take_error(socket) } else { None };
+        let report = if reports_errors {
+            self.driver.take_error(socket)
+        } else {
+            None
+        };
         let unreachable = match errno {
             Errno::HOSTUNREACH | Errno::HOSTDOWN => Some(Unreachable::Host),
             Errno::NETUNREACH | Errno::NETDOWN | Errno::ADDRNOTAVAIL => Some(Unreachable::Network),
@@ -350,7 +396,9 @@ impl<D: Driver> Core<D> {
 
     /// A send is complete.
     pub(crate) fn on_sent(&mut self, index: u32, result: Result<u32, Errno>) {
-        let Some(flow) = self.tcp.get_mut(index) else { return };
+        let Some(flow) = self.tcp.get_mut(index) else {
+            return;
+        };
         flow.pending.send = false;
         if flow.marks.released {
             return self.free_when_idle(index);
@@ -375,13 +423,20 @@ impl<D: Driver> Core<D> {
 
     /// Bytes from the host.
     pub(crate) fn on_received(&mut self, index: u32, data: Slice) {
-        let Some(flow) = self.tcp.get_mut(index) else { return };
+        let Some(flow) = self.tcp.get_mut(index) else {
+            return;
+        };
         if flow.marks.released {
             return;
         }
         flow.download_bytes += data.len() as u32;
         let small = data.len() <= COALESCE_MAX;
-        if !(small && flow.download.back_mut().is_some_and(|last| last.try_append(data.bytes()))) {
+        if !(small
+            && flow
+                .download
+                .back_mut()
+                .is_some_and(|last| last.try_append(data.bytes())))
+        {
             flow.download.push_back(data);
         }
         self.mark_dirty(index);
@@ -389,7 +444,9 @@ impl<D: Driver> Core<D> {
 
     /// A receive is complete.
     pub(crate) fn on_receive_end(&mut self, index: u32, end: ReceiveEnd) {
-        let Some(flow) = self.tcp.get_mut(index) else { return };
+        let Some(flow) = self.tcp.get_mut(index) else {
+            return;
+        };
         flow.pending.receive = false;
         if flow.marks.released {
             return self.free_when_idle(index);
@@ -410,8 +467,12 @@ impl<D: Driver> Core<D> {
     /// A flow's deadline came.
     pub(crate) fn on_tcp_timer(&mut self, at: Instant, index: u32) {
         let now = self.now;
-        let Some(key) = self.tcp.key(index).copied() else { return };
-        let Some(flow) = self.tcp.get_mut(index) else { return };
+        let Some(key) = self.tcp.key(index).copied() else {
+            return;
+        };
+        let Some(flow) = self.tcp.get_mut(index) else {
+            return;
+        };
         if !flow.armed.fired(at) || flow.marks.released {
             return;
         }
@@ -419,7 +480,11 @@ impl<D: Driver> Core<D> {
             return self.fail_connect(index, Errno::TIMEDOUT);
         }
         if flow.connection.poll_at().is_some_and(|due| due <= now) {
-            let config = if key.guest_address.is_v4() { &self.tcp_config4 } else { &self.tcp_config6 };
+            let config = if key.guest_address.is_v4() {
+                &self.tcp_config4
+            } else {
+                &self.tcp_config6
+            };
             if let TimerOutcome::Gone(reason) = flow.connection.on_timer(now, config) {
                 let regular = reason == Reason::TimeWaitOver;
                 if !regular {
@@ -454,8 +519,12 @@ impl<D: Driver> Core<D> {
     }
 
     fn flush(&mut self, index: u32) {
-        let Some(peer) = self.tcp_peer(index) else { return };
-        let Some(flow) = self.tcp.get_mut(index) else { return };
+        let Some(peer) = self.tcp_peer(index) else {
+            return;
+        };
+        let Some(flow) = self.tcp.get_mut(index) else {
+            return;
+        };
         let token = FlowId::tcp(index).token();
         let open = match flow.host {
             HostSide::Open(socket) => Some(socket),
@@ -469,7 +538,11 @@ impl<D: Driver> Core<D> {
         let stream_free = self.driver.levels().stream_free;
         let room = flow.window.saturating_sub(flow.upload_bytes);
         flow.connection.set_receive_room(room);
-        let config = if peer.guest.is_v4() { &self.tcp_config4 } else { &self.tcp_config6 };
+        let config = if peer.guest.is_v4() {
+            &self.tcp_config4
+        } else {
+            &self.tcp_config6
+        };
         let mut frames = 0;
         loop {
             let queue = SendQueue {
@@ -481,12 +554,21 @@ impl<D: Driver> Core<D> {
                 break;
             };
             let payload = slices(&flow.download, transmit.payload.start, transmit.payload.end);
-            self.egress.tcp(&mut self.driver, &peer, &transmit.segment, &payload, transmit.gso_size);
+            self.egress.tcp(
+                &mut self.driver,
+                &peer,
+                &transmit.segment,
+                &payload,
+                transmit.gso_size,
+            );
             frames += 1;
             if transmit.retransmission {
                 self.counters.bump(Counter::TcpRetransmissions);
             }
-            self.counters.add(Counter::BytesDown, u64::from(transmit.payload.end - transmit.payload.start));
+            self.counters.add(
+                Counter::BytesDown,
+                u64::from(transmit.payload.end - transmit.payload.start),
+            );
         }
         self.counters.add(Counter::FramesOut, frames);
 
@@ -512,16 +594,20 @@ impl<D: Driver> Core<D> {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        self.timers.arm(FlowId::tcp(index), &mut flow.armed, deadline);
+        self.timers
+            .arm(FlowId::tcp(index), &mut flow.armed, deadline);
     }
 
     /// Sends a reset to the guest, in sequence, if its state wants one.
     fn send_abort(&mut self, index: u32) {
-        let Some(peer) = self.tcp_peer(index) else { return };
+        let Some(peer) = self.tcp_peer(index) else {
+            return;
+        };
         if let Some(flow) = self.tcp.get_mut(index)
             && let Some(segment) = flow.connection.abort()
         {
-            self.egress.tcp(&mut self.driver, &peer, &segment, &[], None);
+            self.egress
+                .tcp(&mut self.driver, &peer, &segment, &[], None);
             self.counters.bump(Counter::FramesOut);
         }
     }
@@ -529,7 +615,9 @@ impl<D: Driver> Core<D> {
     /// Ends a flow: its key is free at once, its place when the driver has let go of its socket.
     fn release(&mut self, index: u32, reset: bool) {
         self.tcp.unlist(index);
-        let Some(flow) = self.tcp.get_mut(index) else { return };
+        let Some(flow) = self.tcp.get_mut(index) else {
+            return;
+        };
         if std::mem::replace(&mut flow.marks.released, true) {
             return;
         }
@@ -537,8 +625,13 @@ impl<D: Driver> Core<D> {
             self.driver.close(socket, reset);
         }
         flow.host = HostSide::Closed;
-        let held: usize =
-            flow.upload.iter().chain(&flow.download).filter(|s| !s.is_pooled()).map(Slice::len).sum();
+        let held: usize = flow
+            .upload
+            .iter()
+            .chain(&flow.download)
+            .filter(|s| !s.is_pooled())
+            .map(Slice::len)
+            .sum();
         self.held_bytes -= held;
         flow.upload = VecDeque::new();
         flow.download = VecDeque::new();
@@ -546,7 +639,11 @@ impl<D: Driver> Core<D> {
     }
 
     fn free_when_idle(&mut self, index: u32) {
-        if self.tcp.get(index).is_some_and(|flow| flow.marks.released && flow.pending.none()) {
+        if self
+            .tcp
+            .get(index)
+            .is_some_and(|flow| flow.marks.released && flow.pending.none())
+        {
             self.tcp.free(index);
         }
     }
@@ -554,7 +651,11 @@ impl<D: Driver> Core<D> {
     fn tcp_peer(&self, index: u32) -> Option<Peer> {
         let key = self.tcp.key(index)?;
         let flow = self.tcp.get(index)?;
-        Some(Peer { mac: flow.guest_mac, guest: key.guest_address, remote: key.remote_address })
+        Some(Peer {
+            mac: flow.guest_mac,
+            guest: key.guest_address,
+            remote: key.remote_address,
+        })
     }
 
     /// Keeps pooled buffers from being pinned by flows that stand still.
@@ -562,7 +663,9 @@ impl<D: Driver> Core<D> {
         let levels = self.driver.levels();
         if levels.tap_free < levels.tap_total / 2 {
             for index in std::mem::take(&mut self.blocked) {
-                let Some(flow) = self.tcp.get_mut(index) else { continue };
+                let Some(flow) = self.tcp.get_mut(index) else {
+                    continue;
+                };
                 if flow.marks.blocked && !flow.marks.released {
                     let (count, bytes) = own_memory(&mut flow.upload);
                     self.held_bytes += bytes;
@@ -570,7 +673,9 @@ impl<D: Driver> Core<D> {
                 }
             }
         }
-        if levels.stream_free < levels.stream_total / 4 && self.held_bytes < self.limits.buffer_bytes {
+        if levels.stream_free < levels.stream_total / 4
+            && self.held_bytes < self.limits.buffer_bytes
+        {
             for (_, flow) in self.tcp.iter_mut() {
                 if flow.marks.released || flow.download_bytes == 0 {
                     continue;
@@ -616,11 +721,21 @@ impl TcpFlow {
             if self.marks.blocked {
                 let first = &self.upload[0];
                 let probe = first.bytes()[..first.len().min(PROBE_BYTES)].to_vec();
-                driver.send(socket, &[Slice::from_vec(probe)], SendMode::WhenWritable, token);
+                driver.send(
+                    socket,
+                    &[Slice::from_vec(probe)],
+                    SendMode::WhenWritable,
+                    token,
+                );
             } else {
                 let (head, tail) = self.upload.as_slices();
                 if tail.is_empty() || head.len() >= SEND_SLICES {
-                    driver.send(socket, &head[..head.len().min(SEND_SLICES)], SendMode::Now, token);
+                    driver.send(
+                        socket,
+                        &head[..head.len().min(SEND_SLICES)],
+                        SendMode::Now,
+                        token,
+                    );
                 } else {
                     let all: SmallVec<[Slice; SEND_SLICES]> =
                         self.upload.iter().take(SEND_SLICES).cloned().collect();
@@ -632,7 +747,13 @@ impl TcpFlow {
         }
     }
 
-    fn arm_receive<D: Driver>(&mut self, driver: &mut D, socket: SocketId, token: u64, free: usize) {
+    fn arm_receive<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        socket: SocketId,
+        token: u64,
+        free: usize,
+    ) {
         // No flow takes more than an eighth of what is free, so that one slow guest connection
         // leaves buffers to all others.
         let fair = (free as u32 / 8).max(1) * 16_384;
@@ -653,7 +774,9 @@ impl TcpFlow {
 fn trim(queue: &mut VecDeque<Slice>, mut bytes: usize) -> usize {
     let mut owned = 0;
     while bytes > 0 {
-        let Some(first) = queue.front_mut() else { break };
+        let Some(first) = queue.front_mut() else {
+            break;
+        };
         let n = bytes.min(first.len());
         if !first.is_pooled() {
             owned += n;
@@ -690,7 +813,11 @@ fn slices(queue: &VecDeque<Slice>, start: u32, end: u32) -> SmallVec<[Slice; 8]>
         }
     }
     if out.len() > FRAME_SLICES {
-        let whole = out.iter().flat_map(|slice: &Slice| slice.bytes()).copied().collect();
+        let whole = out
+            .iter()
+            .flat_map(|slice: &Slice| slice.bytes())
+            .copied()
+            .collect();
         out = SmallVec::from_iter([Slice::from_vec(whole)]);
     }
     out
@@ -713,5 +840,3 @@ fn initial_sequence(secret: &std::hash::RandomState, key: &FlowKey, now: Instant
     let clock = (now.as_nanos() / 4_000) as u32;
     (secret.hash_one(key) as u32).wrapping_add(clock)
 }
-
-

@@ -96,8 +96,12 @@ impl<D: Driver> Core<D> {
             }
             Verdict::Ignore => return self.counters.bump(Counter::DroppedMulticast),
         };
-        let Some(index) = self.udp_mapping(&input) else { return };
-        let Some(mapping) = self.udp.get_mut(index) else { return };
+        let Some(index) = self.udp_mapping(&input) else {
+            return;
+        };
+        let Some(mapping) = self.udp.get_mut(index) else {
+            return;
+        };
         mapping.last_used = self.now;
         mapping.guest_mac = input.peer.mac;
         if mapping.hop_limit != input.hop_limit {
@@ -108,14 +112,18 @@ impl<D: Driver> Core<D> {
             let _ = self.driver.set_hop_limit(socket, input.hop_limit);
         }
         self.counters.bump(Counter::DatagramsUp);
-        self.counters.add(Counter::BytesUp, input.payload.len() as u64);
-        let Some(mapping) = self.udp.get(index) else { return };
+        self.counters
+            .add(Counter::BytesUp, input.payload.len() as u64);
+        let Some(mapping) = self.udp.get(index) else {
+            return;
+        };
         let (socket, segments) = (mapping.socket, mapping.segments);
         let token = FlowId::udp(index).token();
         if input.gso_size > 0 {
             self.flush_udp_run();
             if segments {
-                self.driver.send_to(socket, &to, &[input.payload], input.gso_size, token);
+                self.driver
+                    .send_to(socket, &to, &[input.payload], input.gso_size, token);
             } else {
                 let mut rest = input.payload;
                 while !rest.is_empty() {
@@ -135,12 +143,19 @@ impl<D: Driver> Core<D> {
 
     /// Sends what the batch gathered.
     pub(crate) fn flush_udp_run(&mut self) {
-        let Some((index, to)) = self.udp_run.to.take() else { return };
+        let Some((index, to)) = self.udp_run.to.take() else {
+            return;
+        };
         let run = &mut self.udp_run;
         if let Some(mapping) = self.udp.get(index) {
-            let gso_size = if run.slices.len() > 1 { run.size as u16 } else { 0 };
+            let gso_size = if run.slices.len() > 1 {
+                run.size as u16
+            } else {
+                0
+            };
             let token = FlowId::udp(index).token();
-            self.driver.send_to(mapping.socket, &to, &run.slices, gso_size, token);
+            self.driver
+                .send_to(mapping.socket, &to, &run.slices, gso_size, token);
         }
         run.slices.clear();
         run.bytes = 0;
@@ -181,12 +196,15 @@ impl<D: Driver> Core<D> {
     fn arm_udp(&mut self, index: u32) {
         if let Some(mapping) = self.udp.get_mut(index) {
             let deadline = mapping.last_used + self.limits.udp_timeout;
-            self.timers.arm(FlowId::udp(index), &mut mapping.armed, Some(deadline));
+            self.timers
+                .arm(FlowId::udp(index), &mut mapping.armed, Some(deadline));
         }
     }
 
     pub(crate) fn on_udp_timer(&mut self, at: Instant, index: u32) {
-        let Some(mapping) = self.udp.get_mut(index) else { return };
+        let Some(mapping) = self.udp.get_mut(index) else {
+            return;
+        };
         if !mapping.armed.fired(at) || mapping.closing {
             return;
         }
@@ -200,9 +218,19 @@ impl<D: Driver> Core<D> {
     }
 
     /// A datagram (or several, with GRO) from the host's side.
-    pub(crate) fn on_host_datagram(&mut self, index: u32, from: SocketAddr, payload: Slice, gso_size: u16) {
-        let Some(key) = self.udp.key(index).copied() else { return };
-        let Some(mapping) = self.udp.get_mut(index) else { return };
+    pub(crate) fn on_host_datagram(
+        &mut self,
+        index: u32,
+        from: SocketAddr,
+        payload: Slice,
+        gso_size: u16,
+    ) {
+        let Some(key) = self.udp.key(index).copied() else {
+            return;
+        };
+        let Some(mapping) = self.udp.get_mut(index) else {
+            return;
+        };
         if mapping.closing {
             return;
         }
@@ -217,22 +245,44 @@ impl<D: Driver> Core<D> {
         }
         self.counters.bump(Counter::DatagramsDown);
         self.counters.add(Counter::BytesDown, payload.len() as u64);
-        let frames = self.egress.udp(&mut self.driver, &peer, from.port(), key.guest_port, payload, gso_size);
+        let frames = self.egress.udp(
+            &mut self.driver,
+            &peer,
+            from.port(),
+            key.guest_port,
+            payload,
+            gso_size,
+        );
         self.counters.add(Counter::FramesOut, frames);
     }
 
     /// The host's kernel has errors for a datagram socket: tell the guest of those that routers
     /// and hosts sent (RFC 4787 REQ-14).
     pub(crate) fn on_datagram_error(&mut self, id: FlowId) {
-        let Some((socket, mac, key)) = self.datagram_flow(id) else { return };
+        let Some((socket, mac, key)) = self.datagram_flow(id) else {
+            return;
+        };
         // Bounded: one wake-up reads what is there, new errors cause a new one.
         for _ in 0..64 {
-            let Some(report) = self.driver.take_error(socket) else { return };
+            let Some(report) = self.driver.take_error(socket) else {
+                return;
+            };
             let target = self.admission.as_seen_by_guest(report.target.ip());
-            let peer = Peer { mac, guest: key.guest_address, remote: target };
+            let peer = Peer {
+                mac,
+                guest: key.guest_address,
+                remote: target,
+            };
             let quote = match id.kind {
-                FlowKind::Echo => self.egress.echo_quote(&peer, key.guest_port, &report.payload),
-                _ => self.egress.udp_quote(&peer, key.guest_port, report.target.port(), &report.payload),
+                FlowKind::Echo => self
+                    .egress
+                    .echo_quote(&peer, key.guest_port, &report.payload),
+                _ => self.egress.udp_quote(
+                    &peer,
+                    key.guest_port,
+                    report.target.port(),
+                    &report.payload,
+                ),
             };
             self.relay_socket_error(peer, &quote, &report);
         }
@@ -258,8 +308,10 @@ impl<D: Driver> Core<D> {
             FlowKind::Service => self.counters.bump(Counter::DroppedService),
             FlowKind::Udp | FlowKind::Echo => {
                 self.counters.bump(Counter::DroppedSend);
-                if matches!(errno, Errno::INVAL | Errno::MSGSIZE | Errno::IO | Errno::NOPROTOOPT)
-                    && let Some(mapping) = self.udp.get_mut(id.index)
+                if matches!(
+                    errno,
+                    Errno::INVAL | Errno::MSGSIZE | Errno::IO | Errno::NOPROTOOPT
+                ) && let Some(mapping) = self.udp.get_mut(id.index)
                     && id.kind == FlowKind::Udp
                 {
                     // The segments do not fit the path, or its device can't checksum them.
@@ -282,28 +334,67 @@ impl<D: Driver> Core<D> {
             query: input.payload.bytes(),
         }
         .encode(&mut packet);
-        self.driver.send_packet(self.service, &[Slice::from_vec(packet)], FlowId::SERVICE.token());
+        self.driver.send_packet(
+            self.service,
+            &[Slice::from_vec(packet)],
+            FlowId::SERVICE.token(),
+        );
     }
 
     fn dhcp_message(&mut self, input: &UdpInput) {
         self.counters.bump(Counter::DhcpMessages);
         let mut packet = Vec::with_capacity(input.payload.len() + 64);
-        Request::Dhcp { mac: input.peer.mac.0, message: input.payload.bytes() }.encode(&mut packet);
-        self.driver.send_packet(self.service, &[Slice::from_vec(packet)], FlowId::SERVICE.token());
+        Request::Dhcp {
+            mac: input.peer.mac.0,
+            message: input.payload.bytes(),
+        }
+        .encode(&mut packet);
+        self.driver.send_packet(
+            self.service,
+            &[Slice::from_vec(packet)],
+            FlowId::SERVICE.token(),
+        );
     }
 
-    pub(crate) fn dns_answer(&mut self, guest: Address, guest_port: u16, server: Address, answer: &[u8]) {
-        let Some(mac) = self.remembered_mac(guest) else { return };
-        let peer = Peer { mac, guest, remote: server };
+    pub(crate) fn dns_answer(
+        &mut self,
+        guest: Address,
+        guest_port: u16,
+        server: Address,
+        answer: &[u8],
+    ) {
+        let Some(mac) = self.remembered_mac(guest) else {
+            return;
+        };
+        let peer = Peer {
+            mac,
+            guest,
+            remote: server,
+        };
         let payload = Slice::from_vec(answer.to_vec());
-        let frames = self.egress.udp(&mut self.driver, &peer, 53, guest_port, payload, 0);
+        let frames = self
+            .egress
+            .udp(&mut self.driver, &peer, 53, guest_port, payload, 0);
         self.counters.add(Counter::FramesOut, frames);
     }
 
-    pub(crate) fn dhcp_answer(&mut self, mac: [u8; 6], to: Option<std::net::Ipv4Addr>, message: &[u8]) {
+    pub(crate) fn dhcp_answer(
+        &mut self,
+        mac: [u8; 6],
+        to: Option<std::net::Ipv4Addr>,
+        message: &[u8],
+    ) {
         let guest = to.unwrap_or(std::net::Ipv4Addr::BROADCAST).into();
-        let mac = if to.is_some() { MacAddress(mac) } else { MacAddress([0xff; 6]) };
-        let peer = Peer { mac, guest, remote: self.admission.gateway4() };
+        let mac = if to.is_some() {
+            MacAddress(mac)
+        } else {
+            MacAddress([0xff; 6])
+        };
+        let peer = Peer {
+            mac,
+            guest,
+            remote: self.admission.gateway4(),
+        };
         let payload = Slice::from_vec(message.to_vec());
         let frames = self.egress.udp(&mut self.driver, &peer, 67, 68, payload, 0);
         self.counters.add(Counter::FramesOut, frames);
@@ -321,7 +412,11 @@ mod tests {
     #[test]
     fn a_run_is_equal_datagrams_and_one_shorter_at_its_end() {
         let to = (1, "192.0.2.1:9".parse().unwrap());
-        let mut run = UdpRun { to: Some(to), size: 100, ..UdpRun::default() };
+        let mut run = UdpRun {
+            to: Some(to),
+            size: 100,
+            ..UdpRun::default()
+        };
         run.push(slice(100));
         assert!(run.takes(to, 100) && run.takes(to, 40));
         assert!(!run.takes(to, 101) && !run.takes(to, 0));
@@ -334,12 +429,20 @@ mod tests {
     #[test]
     fn a_run_stays_within_one_packet_and_the_kernels_bound() {
         let to = (1, "192.0.2.1:9".parse().unwrap());
-        let mut run = UdpRun { to: Some(to), size: 1400, ..UdpRun::default() };
+        let mut run = UdpRun {
+            to: Some(to),
+            size: 1400,
+            ..UdpRun::default()
+        };
         while run.takes(to, 1400) {
             run.push(slice(1400));
         }
         assert_eq!(run.slices.len(), RUN_BYTES_MAX / 1400);
-        let mut run = UdpRun { to: Some(to), size: 1, ..UdpRun::default() };
+        let mut run = UdpRun {
+            to: Some(to),
+            size: 1,
+            ..UdpRun::default()
+        };
         while run.takes(to, 1) {
             run.push(slice(1));
         }

@@ -150,7 +150,11 @@ impl Admission {
 
     /// The gateway's address of the same IP version as `address`.
     pub(crate) fn gateway_like(&self, address: Address) -> Address {
-        if address.is_v4() { self.gateway4() } else { self.network.gateway6().into() }
+        if address.is_v4() {
+            self.gateway4()
+        } else {
+            self.network.gateway6().into()
+        }
     }
 
     /// How the guest sees a host address: the loopback as the host's alias, others as they are.
@@ -173,13 +177,19 @@ impl Admission {
     }
 
     fn broadcast4(&self) -> Ipv4Addr {
-        let hosts = u32::MAX.checked_shr(u32::from(self.network.subnet4.1)).unwrap_or(0);
+        let hosts = u32::MAX
+            .checked_shr(u32::from(self.network.subnet4.1))
+            .unwrap_or(0);
         Ipv4Addr::from(u32::from(self.network.nth4(0)) | hosts)
     }
 }
 
 fn gateway(port: u16) -> Verdict {
-    if port == DNS { Verdict::Dns } else { Verdict::Refuse(Refusal::Closed) }
+    if port == DNS {
+        Verdict::Dns
+    } else {
+        Verdict::Refuse(Refusal::Closed)
+    }
 }
 
 fn in_prefix6(prefix: Ipv6Addr, ip: Ipv6Addr) -> bool {
@@ -212,17 +222,38 @@ mod tests {
     #[test]
     fn the_hosts_own_side_is_closed() {
         let closed = admission(HostLoopback::Closed);
-        for target in ["127.0.0.1", "127.255.0.9", "0.0.0.0", "0.1.2.3", "169.254.169.254"] {
-            assert_eq!(judge(&closed, target, 80), Verdict::Refuse(Refusal::Forbidden), "{target}");
+        for target in [
+            "127.0.0.1",
+            "127.255.0.9",
+            "0.0.0.0",
+            "0.1.2.3",
+            "169.254.169.254",
+        ] {
+            assert_eq!(
+                judge(&closed, target, 80),
+                Verdict::Refuse(Refusal::Forbidden),
+                "{target}"
+            );
         }
         for target in ["::", "::1", "::127.0.0.1", "fe80::5"] {
-            assert_eq!(judge(&closed, target, 80), Verdict::Refuse(Refusal::Forbidden), "{target}");
+            assert_eq!(
+                judge(&closed, target, 80),
+                Verdict::Refuse(Refusal::Forbidden),
+                "{target}"
+            );
         }
         for target in ["10.1.2.2", "fd00:1::2", "10.1.2.1", "fd00:1::1"] {
-            assert_eq!(judge(&closed, target, 80), Verdict::Refuse(Refusal::Closed), "{target}");
+            assert_eq!(
+                judge(&closed, target, 80),
+                Verdict::Refuse(Refusal::Closed),
+                "{target}"
+            );
         }
         for target in ["10.1.2.77", "fd00:1::77"] {
-            assert_eq!(judge(&closed, target, 80), Verdict::Refuse(Refusal::NoSuchGuest));
+            assert_eq!(
+                judge(&closed, target, 80),
+                Verdict::Refuse(Refusal::NoSuchGuest)
+            );
         }
     }
 
@@ -232,8 +263,14 @@ mod tests {
         let to = |ip: &str| Verdict::Host(SocketAddr::new(ip.parse().unwrap(), 8001));
         assert_eq!(judge(&open, "10.1.2.2", 8001), to("127.0.0.1"));
         assert_eq!(judge(&open, "fd00:1::2", 8001), to("::1"));
-        assert_eq!(judge(&open, "10.1.2.2", 8011), Verdict::Refuse(Refusal::Closed));
-        assert_eq!(judge(&open, "127.0.0.1", 8001), Verdict::Refuse(Refusal::Forbidden));
+        assert_eq!(
+            judge(&open, "10.1.2.2", 8011),
+            Verdict::Refuse(Refusal::Closed)
+        );
+        assert_eq!(
+            judge(&open, "127.0.0.1", 8001),
+            Verdict::Refuse(Refusal::Forbidden)
+        );
     }
 
     #[test]
@@ -263,10 +300,23 @@ mod tests {
         let speaks = |ip: &str| admission.may_speak(ip.parse::<IpAddr>().unwrap().into());
         assert!(speaks("10.1.2.3") && speaks("10.1.2.254"));
         assert!(speaks("fd00:1::3") && speaks("fe80::1234"));
-        for ip in ["10.1.2.0", "10.1.2.1", "10.1.2.2", "10.1.2.255", "10.1.3.3", "127.0.0.1"] {
+        for ip in [
+            "10.1.2.0",
+            "10.1.2.1",
+            "10.1.2.2",
+            "10.1.2.255",
+            "10.1.3.3",
+            "127.0.0.1",
+        ] {
             assert!(!speaks(ip), "{ip}");
         }
-        for ip in ["fd00:1::1", "fd00:1::2", "fd00:2::3", "::1", "fe80::74:6fff:fe77:1"] {
+        for ip in [
+            "fd00:1::1",
+            "fd00:1::2",
+            "fd00:2::3",
+            "::1",
+            "fe80::74:6fff:fe77:1",
+        ] {
             assert!(!speaks(ip), "{ip}");
         }
     }

@@ -30,7 +30,9 @@ pub(crate) fn tests() -> Vec<Test> {
         errors,
     ];
     tests.extend(
-        tests![of_another_user_namespace].into_iter().map(|t| t.needs(Need::Program("unshare"))),
+        tests![of_another_user_namespace]
+            .into_iter()
+            .map(|t| t.needs(Need::Program("unshare"))),
     );
     tests
 }
@@ -48,7 +50,9 @@ fn assert_works(net: &Namespace) {
         round_trip(&net.connect(spawn_tcp_echo(listen(host))), b"hello");
         let server = spawn_udp_echo(udp(host));
         let socket = net.udp(host);
-        socket.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+        socket
+            .set_read_timeout(Some(std::time::Duration::from_secs(30)))
+            .unwrap();
         socket.send_to(b"hello", server).unwrap();
         assert_eq!(socket.recv(&mut [0; 10]).expect("the echo"), 5);
     }
@@ -84,10 +88,7 @@ fn wait_until_inside(net: &Namespace, pid: u32) {
 
 /// `ip netns add NAME` makes a file of that name in `/run/netns`.
 fn by_name(world: &World) {
-    world.own_mounts();
-    let none: Option<&str> = None;
-    let flags = nix::mount::MsFlags::empty();
-    nix::mount::mount(Some("tmpfs"), "/run", Some("tmpfs"), flags, none).unwrap();
+    world.mount_empty("/run");
     fs::create_dir("/run/netns").unwrap();
     fs::write("/run/netns/blue", "").unwrap();
     let net = Namespace::new();
@@ -102,7 +103,10 @@ fn ends_with_its_exit_fd(world: &World) {
     let engine = attach_to(world, &net, &[]);
     assert!(net.has_interface("tap0"));
     engine.end();
-    assert!(!net.has_interface("tap0"), "the namespace is left as it was found");
+    assert!(
+        !net.has_interface("tap0"),
+        "the namespace is left as it was found"
+    );
     assert!(!net.enter(|| ip("route show")).contains("10.77.0"));
     // And can be attached to again.
     let engine = attach_to(world, &net, &[]);
@@ -144,7 +148,11 @@ fn pid_file(world: &World) {
     let net = Namespace::new();
     let engine = attach_to(world, &net, &["--pid-file", path.to_str().unwrap()]);
     let text = fs::read_to_string(&path).unwrap();
-    assert_eq!(text.trim(), engine.engine.id().to_string(), "a stale file is overwritten");
+    assert_eq!(
+        text.trim(),
+        engine.engine.id().to_string(),
+        "a stale file is overwritten"
+    );
     engine.end();
     assert!(!path.exists());
 }
@@ -171,7 +179,10 @@ fn existing_tap(world: &World, flags: &str, options: &[&str]) {
         let engine = attach_to(world, &net, &options);
         assert_works(&net);
         engine.end();
-        assert!(net.has_interface("box0"), "it was there before, so it stays");
+        assert!(
+            net.has_interface("box0"),
+            "it was there before, so it stays"
+        );
         // What the first run configured is in the way of no second one.
     }
 }
@@ -204,7 +215,10 @@ fn of_another_user_namespace(world: &World) {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let mut command = world.command("unshare");
     let own = std::env::current_exe().unwrap();
-    command.args(["--user", "--map-root-user", "--net", "--"]).arg(own).arg(reexec::HOLD);
+    command
+        .args(["--user", "--map-root-user", "--net", "--"])
+        .arg(own)
+        .arg(reexec::HOLD);
     let target = world.spawn_with(command, std::os::fd::OwnedFd::from(theirs), None);
     let net = crate::support::guest::receive_namespace(&ours).expect("the target started");
     let engine = world.attach(&["--pid", &target.id().to_string()]);

@@ -18,7 +18,10 @@ use crate::support::world::{HOST4, World, eventually};
 
 pub(crate) fn tests() -> Vec<Test> {
     let tests = tests![lease_and_use, renewal, release];
-    tests.into_iter().map(|test| test.needs(Need::Program("busybox"))).collect()
+    tests
+        .into_iter()
+        .map(|test| test.needs(Need::Program("busybox")))
+        .collect()
 }
 
 /// A namespace with an interface that has no address yet.
@@ -27,8 +30,18 @@ fn attach(world: &World) -> (Namespace, Attached) {
     let path = net.path();
     let path = path.to_str().unwrap();
     let engine = world.attach(&[
-        "--netns", path, "--no-configure", "--mtu", "4000", "--domain", "home.test",
-        "--search", "lan.test", "--search", "corp.test", "-v",
+        "--netns",
+        path,
+        "--no-configure",
+        "--mtu",
+        "4000",
+        "--domain",
+        "home.test",
+        "--search",
+        "lan.test",
+        "--search",
+        "corp.test",
+        "-v",
     ]);
     net.enter(|| ip("link set tap0 up"));
     (net, engine)
@@ -51,9 +64,16 @@ impl Client {
         );
         write_executable(&script, &text);
         let mut command = world.command_in(net, "busybox");
-        command.args(["udhcpc", "-f", "-i", "tap0", "-s"]).arg(&script);
-        command.args(["-O", "mtu", "-O", "search", "-O", "lease"]).args(options);
-        Self { process: world.spawn(command), events }
+        command
+            .args(["udhcpc", "-f", "-i", "tap0", "-s"])
+            .arg(&script);
+        command
+            .args(["-O", "mtu", "-O", "search", "-O", "lease"])
+            .args(options);
+        Self {
+            process: world.spawn(command),
+            events,
+        }
     }
 
     /// What the client is told with the next event of that name.
@@ -64,7 +84,9 @@ impl Client {
         let text = fs::read_to_string(&file).unwrap();
         fs::remove_file(&file).unwrap();
         let pairs = text.lines().filter_map(|line| line.split_once('='));
-        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        pairs
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
     }
 }
 
@@ -89,7 +111,10 @@ fn lease_and_use(world: &World) {
     assert!(value("lease").parse::<u32>().unwrap() >= 60, "{told:?}");
 
     let host_number: u8 = value("ip").rsplit('.').next().unwrap().parse().unwrap();
-    assert!((3..=254).contains(&host_number), "neither the gateway's nor the alias's");
+    assert!(
+        (3..=254).contains(&host_number),
+        "neither the gateway's nor the alias's"
+    );
     net.enter(|| {
         ip(&format!("addr add {}/24 dev tap0", value("ip")));
         ip("route add default via 10.77.0.1");
@@ -127,7 +152,11 @@ fn release(world: &World) {
         stranger.event("bound")["ip"].clone()
     };
     let wish = [&STRANGER[..], &["-C", "-r", &leased]].concat();
-    assert_ne!(request(&wish), leased, "what is leased is not given to another");
+    assert_ne!(
+        request(&wish),
+        leased,
+        "what is leased is not given to another"
+    );
     // The deconfig event of the client's start has come before it was bound.
     client.event("deconfig");
     net.enter(|| ip(&format!("addr add {leased}/24 dev tap0")));

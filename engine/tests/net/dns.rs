@@ -39,11 +39,15 @@ fn upstream(world: &World) -> (Resolver, Guest) {
 #[track_caller]
 fn ask(guest: &Guest, gateway: IpAddr, query: &[u8]) -> Vec<u8> {
     let socket: UdpSocket = guest.udp(gateway);
-    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     socket.connect((gateway, 53)).unwrap();
     socket.send(query).unwrap();
     let mut buffer = [0; 4096];
-    let n = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("ask {gateway}: {error}"));
+    let n = socket
+        .recv(&mut buffer)
+        .unwrap_or_else(|error| panic!("ask {gateway}: {error}"));
     buffer[..n].to_vec()
 }
 
@@ -59,7 +63,9 @@ fn by_tcp(world: &World) {
     let (_resolver, guest) = upstream(world);
     for gateway in GATEWAYS {
         let mut stream = guest.connect((gateway, 53));
-        stream.write_all(&framed(&question(8, "name.test"))).unwrap();
+        stream
+            .write_all(&framed(&question(8, "name.test")))
+            .unwrap();
         let reply = read_message(&mut stream).expect("an answer");
         assert_eq!(addresses(&reply, 8, 0), [ANSWER]);
     }
@@ -82,7 +88,10 @@ fn queries_are_unchanged_but_for_the_id(world: &World) {
     }
     let seen = resolver.seen();
     assert_eq!(seen.len(), 16, "each asked once");
-    assert!(seen.iter().all(|seen| seen.query[2..] == query[2..]), "option and case are kept");
+    assert!(
+        seen.iter().all(|seen| seen.query[2..] == query[2..]),
+        "option and case are kept"
+    );
     let ids: HashSet<_> = seen.iter().map(|seen| seen.query[..2].to_vec()).collect();
     let ports: HashSet<_> = seen.iter().map(|seen| seen.from.port()).collect();
     assert!(ids.len() > 8, "ids are random: {ids:?}");
@@ -104,8 +113,9 @@ fn cut_by_udp_whole_by_tcp(world: &World) {
 fn pipelined_by_tcp(world: &World) {
     let (_resolver, guest) = upstream(world);
     let mut stream = guest.connect((GATEWAY6, 53));
-    let queries: Vec<u8> =
-        (0..10).flat_map(|id| framed(&question(id, &format!("name{id}.test")))).collect();
+    let queries: Vec<u8> = (0..10)
+        .flat_map(|id| framed(&question(id, &format!("name{id}.test"))))
+        .collect();
     stream.write_all(&queries).unwrap();
     let mut ids = HashSet::new();
     for _ in 0..10 {
@@ -132,7 +142,10 @@ fn falls_back(world: &World, first: SocketAddr) {
     let (first, second) = (first.to_string(), UPSTREAM.to_string());
     let guest = world.guest(&["--dns", &first, "--dns", &second]);
     let query = question(11, "name.test");
-    assert_eq!(addresses(&ask(&guest, GATEWAY4.into(), &query), 11, 0), [ANSWER]);
+    assert_eq!(
+        addresses(&ask(&guest, GATEWAY4.into(), &query), 11, 0),
+        [ANSWER]
+    );
     let mut stream = guest.connect((GATEWAY4, 53));
     stream.write_all(&framed(&query)).unwrap();
     let reply = read_message(&mut stream).expect("an answer by TCP");
@@ -157,7 +170,13 @@ fn the_hosts_resolv_conf_and_its_changes(world: &World) {
     std::fs::write(path, format!("nameserver {HOST4}\n")).unwrap();
     world.bind_over(path, "/etc/resolv.conf");
     let guest = world.guest(&[]);
-    let asked = || addresses(&ask(&guest, GATEWAY4.into(), &question(13, "name.test")), 13, 0);
+    let asked = || {
+        addresses(
+            &ask(&guest, GATEWAY4.into(), &question(13, "name.test")),
+            13,
+            0,
+        )
+    };
     assert_eq!(asked(), [ANSWER]);
     std::fs::write(path, format!("nameserver {HOST6}\n")).unwrap();
     eventually("the new server is asked", || asked() == [other]);

@@ -8,8 +8,12 @@ use crate::support::frames::*;
 use crate::support::guest::{Guest, GuestSockets};
 use crate::support::harness::{Test, tests};
 use crate::support::payload::{self, next_random};
-use crate::support::servers::{listen, round_trip, spawn_tcp_echo, spawn_udp_echo, udp as bind_udp};
-use crate::support::world::{GATEWAY4, GATEWAY6, GATEWAYS, GUEST4, GUEST6, HOST4, HOST6, HOSTS, World};
+use crate::support::servers::{
+    listen, round_trip, spawn_tcp_echo, spawn_udp_echo, udp as bind_udp,
+};
+use crate::support::world::{
+    GATEWAY4, GATEWAY6, GATEWAYS, GUEST4, GUEST6, HOST4, HOST6, HOSTS, World,
+};
 
 pub(crate) fn tests() -> Vec<Test> {
     tests![
@@ -46,7 +50,13 @@ impl Attacker {
         let gateway = neighbour_mac(&guest.net, GATEWAYS[0]);
         let link = RawLink::open(&guest.net, "tap0");
         let bystander = guest.connect(spawn_tcp_echo(listen(HOST4)));
-        Self { guest, link, gateway, random: seed, bystander }
+        Self {
+            guest,
+            link,
+            gateway,
+            random: seed,
+            bystander,
+        }
     }
 
     fn below(&mut self, bound: usize) -> usize {
@@ -54,7 +64,9 @@ impl Attacker {
     }
 
     fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| (next_random(&mut self.random) >> 24) as u8).collect()
+        (0..length)
+            .map(|_| (next_random(&mut self.random) >> 24) as u8)
+            .collect()
     }
 
     fn send(&self, frame: &[u8]) {
@@ -75,10 +87,15 @@ impl Attacker {
     fn end(self) -> String {
         round_trip(&self.bystander, payload::slice(1, 10_000));
         for host in HOSTS {
-            round_trip(&self.guest.connect(spawn_tcp_echo(listen(host))), payload::slice(2, 10_000));
+            round_trip(
+                &self.guest.connect(spawn_tcp_echo(listen(host))),
+                payload::slice(2, 10_000),
+            );
             let server = spawn_udp_echo(bind_udp(host));
             let socket = self.guest.udp(host);
-            socket.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+            socket
+                .set_read_timeout(Some(std::time::Duration::from_secs(30)))
+                .unwrap();
             socket.send_to(b"hello", server).unwrap();
             assert_eq!(socket.recv(&mut [0; 10]).expect("the echo"), 5);
         }
@@ -90,13 +107,17 @@ impl Attacker {
 }
 
 /// The addresses of honest frames, by version.
-const ENDS: [(IpAddr, IpAddr); 2] =
-    [(IpAddr::V4(GUEST4), IpAddr::V4(HOST4)), (IpAddr::V6(GUEST6), IpAddr::V6(HOST6))];
+const ENDS: [(IpAddr, IpAddr); 2] = [
+    (IpAddr::V4(GUEST4), IpAddr::V4(HOST4)),
+    (IpAddr::V6(GUEST6), IpAddr::V6(HOST6)),
+];
 
 /// The summary names a reason for drops, with a number.
 #[track_caller]
 fn assert_dropped(summary: &str, reason: &str) {
-    let found = summary.lines().any(|line| line.contains("dropped") && line.contains(reason));
+    let found = summary
+        .lines()
+        .any(|line| line.contains("dropped") && line.contains(reason));
     assert!(found, "no line about dropped … {reason}: {summary}");
 }
 
@@ -126,7 +147,9 @@ fn honest(attacker: &mut Attacker) -> Vec<Vec<u8>> {
     for (ends, icmp) in ENDS.into_iter().zip([PROTOCOL_ICMPV4, PROTOCOL_ICMPV6]) {
         let port = 20_000 + attacker.below(100) as u16;
         let data = attacker.bytes(100);
-        let options = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
+        let options = [
+            2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7,
+        ];
         let syn = tcp((port, 9), (77, 0), TCP_SYN, &options, &[]);
         let segment = tcp((port, 9), (78, 99), TCP_ACK, &[], &data);
         let echo = if icmp == PROTOCOL_ICMPV4 { 8 } else { 128 };
@@ -143,19 +166,43 @@ fn honest(attacker: &mut Attacker) -> Vec<Vec<u8>> {
     let arp = arp(1, mac, GUEST4, [0; 6], GATEWAY4);
     frames.push(ethernet([0xff; 6], mac, ETHERTYPE_ARP, &arp));
     let solicit = neighbour_message(135, GATEWAY6, 1, mac);
-    let solicit = packet((GUEST6.into(), GATEWAY6.into()), PROTOCOL_ICMPV6, solicit, 2);
+    let solicit = packet(
+        (GUEST6.into(), GATEWAY6.into()),
+        PROTOCOL_ICMPV6,
+        solicit,
+        2,
+    );
     frames.push(ethernet(attacker.gateway, mac, ETHERTYPE_IPV6, &solicit));
     frames
 }
 
-fn arp(operation: u8, mac: [u8; 6], sender: Ipv4Addr, target_mac: [u8; 6], target: Ipv4Addr) -> Vec<u8> {
+fn arp(
+    operation: u8,
+    mac: [u8; 6],
+    sender: Ipv4Addr,
+    target_mac: [u8; 6],
+    target: Ipv4Addr,
+) -> Vec<u8> {
     let head = [0, 1, 8, 0, 6, 4, 0, operation];
-    [&head[..], &mac, &sender.octets(), &target_mac, &target.octets()].concat()
+    [
+        &head[..],
+        &mac,
+        &sender.octets(),
+        &target_mac,
+        &target.octets(),
+    ]
+    .concat()
 }
 
 /// A neighbour solicitation or advertisement with one link-layer address option (RFC 4861 §4.3).
 fn neighbour_message(kind: u8, about: Ipv6Addr, option: u8, mac: [u8; 6]) -> Vec<u8> {
-    [&[kind, 0, 0, 0, 0x20, 0, 0, 0][..], &about.octets(), &[option, 1], &mac].concat()
+    [
+        &[kind, 0, 0, 0, 0x20, 0, 0, 0][..],
+        &about.octets(),
+        &[option, 1],
+        &mac,
+    ]
+    .concat()
 }
 
 /// Every honest frame, cut at every length.
@@ -204,7 +251,13 @@ fn mutate(mut attacker: Attacker) {
 fn bad_checksums(world: &World) {
     let mut attacker = Attacker::new(world, 5, &[]);
     let servers = HOSTS.map(bind_udp);
-    for (i, (ends, server)) in ENDS.into_iter().zip(&servers).cycle().take(1000).enumerate() {
+    for (i, (ends, server)) in ENDS
+        .into_iter()
+        .zip(&servers)
+        .cycle()
+        .take(1000)
+        .enumerate()
+    {
         let port = server.local_addr().unwrap().port();
         let datagram = udp(30_000, port, b"damaged");
         let mut packet = packet(ends, PROTOCOL_UDP, datagram, UDP_CHECKSUM_AT);
@@ -212,7 +265,13 @@ fn bad_checksums(world: &World) {
         packet[last] ^= 1 << (i % 8);
         attacker.send_packet(ethertype(ends.0), &packet);
         // The IPv4 header's own checksum.
-        let mut packet = ipv4(GUEST4, HOST4, PROTOCOL_UDP, 0, &udp(30_000, port, b"damaged"));
+        let mut packet = ipv4(
+            GUEST4,
+            HOST4,
+            PROTOCOL_UDP,
+            0,
+            &udp(30_000, port, b"damaged"),
+        );
         packet[10] ^= attacker.bytes(1)[0] | 1;
         attacker.send_packet(ETHERTYPE_IPV4, &packet);
     }
@@ -227,7 +286,9 @@ fn bad_checksums(world: &World) {
 fn nothing_came(guest: &Guest, server: &std::net::UdpSocket) {
     let address = server.local_addr().unwrap();
     guest.udp(address.ip()).send_to(b"honest", address).unwrap();
-    server.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    server
+        .set_read_timeout(Some(std::time::Duration::from_secs(30)))
+        .unwrap();
     let mut buffer = [0; 2000];
     let n = server.recv(&mut buffer).expect("the honest datagram");
     assert_eq!(String::from_utf8_lossy(&buffer[..n]), "honest");
@@ -238,9 +299,24 @@ fn spoofed_sources(world: &World) {
     let attacker = Attacker::new(world, 6, &[]);
     let servers = HOSTS.map(bind_udp);
     let sources = [
-        "10.77.0.1", "10.77.0.2", "10.77.0.0", "10.77.0.255", "198.18.0.1", "127.0.0.1", "0.0.0.0",
-        "255.255.255.255", "224.0.0.1", "192.0.2.1", "fd77::1", "fd77::2", "::1", "::",
-        "2001:db8:1::1", "ff02::1", "fd78::3", "::ffff:10.77.0.3",
+        "10.77.0.1",
+        "10.77.0.2",
+        "10.77.0.0",
+        "10.77.0.255",
+        "198.18.0.1",
+        "127.0.0.1",
+        "0.0.0.0",
+        "255.255.255.255",
+        "224.0.0.1",
+        "192.0.2.1",
+        "fd77::1",
+        "fd77::2",
+        "::1",
+        "::",
+        "2001:db8:1::1",
+        "ff02::1",
+        "fd78::3",
+        "::ffff:10.77.0.3",
     ];
     for source in sources {
         let source: IpAddr = source.parse().unwrap();
@@ -279,11 +355,23 @@ fn fragments(world: &World) {
         attacker.send_packet(ETHERTYPE_IPV4, &with_id(first.clone()));
         let second = match i % 5 {
             // Overlaps the first with other bytes.
-            0 => ipv4(GUEST4, HOST4, PROTOCOL_UDP, 600 / 8 - 10, &attacker.bytes(680)),
+            0 => ipv4(
+                GUEST4,
+                HOST4,
+                PROTOCOL_UDP,
+                600 / 8 - 10,
+                &attacker.bytes(680),
+            ),
             // Ends beyond the longest packet.
             1 => ipv4(GUEST4, HOST4, PROTOCOL_UDP, 0x1fff, &attacker.bytes(1400)),
             // Not a multiple of eight, yet not the last.
-            2 => ipv4(GUEST4, HOST4, PROTOCOL_UDP, MORE | (600 / 8), &attacker.bytes(13)),
+            2 => ipv4(
+                GUEST4,
+                HOST4,
+                PROTOCOL_UDP,
+                MORE | (600 / 8),
+                &attacker.bytes(13),
+            ),
             // Empty.
             3 => ipv4(GUEST4, HOST4, PROTOCOL_UDP, MORE | (600 / 8), &[]),
             // Never comes: the first is left waiting.
@@ -305,7 +393,9 @@ fn fragments(world: &World) {
     let long = payload::slice(5, 60_000);
     socket.send_to(long, server.local_addr().unwrap()).unwrap();
     let mut buffer = vec![0; 1 << 16];
-    let n = server.recv(&mut buffer).expect("an honest datagram in fragments");
+    let n = server
+        .recv(&mut buffer)
+        .expect("an honest datagram in fragments");
     assert!(buffer[..n] == *long, "as it was sent");
     assert_dropped(&attacker.end(), "");
 }
@@ -320,9 +410,22 @@ fn tcp_options(world: &World) {
             *first = [0, 1, 2, 3, 4, 5, 8, 30, 34, 254][i % 10];
         }
         let ends = ENDS[i % 2];
-        let flags = [TCP_SYN, TCP_ACK, TCP_SYN | TCP_FIN, TCP_SYN | TCP_RST, 0, 0xff][i % 6];
+        let flags = [
+            TCP_SYN,
+            TCP_ACK,
+            TCP_SYN | TCP_FIN,
+            TCP_SYN | TCP_RST,
+            0,
+            0xff,
+        ][i % 6];
         let numbers = (next_random(&mut attacker.random) as u32, 0);
-        let segment = tcp((31_000 + (i % 50) as u16, 9), numbers, flags, &options, b"x");
+        let segment = tcp(
+            (31_000 + (i % 50) as u16, 9),
+            numbers,
+            flags,
+            &options,
+            b"x",
+        );
         attacker.send_between(ends, PROTOCOL_TCP, segment, TCP_CHECKSUM_AT);
     }
     attacker.end();
@@ -334,11 +437,14 @@ fn stray_segments(world: &World) {
     for ends in ENDS {
         let segment = tcp((32_000, 9), (1000, 2000), TCP_ACK, &[], b"lost");
         attacker.send_between(ends, PROTOCOL_TCP, segment, TCP_CHECKSUM_AT);
-        let number = attacker.link.find("a RST with the number that was acknowledged", |frame| {
-            let header = frame.get(14 + if ends.0.is_ipv4() { 20 } else { 40 }..)?;
-            let is_answer = header.get(..4)? == [0, 9, 0x7d, 0] && header.get(13)? & TCP_RST != 0;
-            is_answer.then(|| header[4..8].to_vec())
-        });
+        let number = attacker
+            .link
+            .find("a RST with the number that was acknowledged", |frame| {
+                let header = frame.get(14 + if ends.0.is_ipv4() { 20 } else { 40 }..)?;
+                let is_answer =
+                    header.get(..4)? == [0, 9, 0x7d, 0] && header.get(13)? & TCP_RST != 0;
+                is_answer.then(|| header[4..8].to_vec())
+            });
         assert_eq!(number, 2000_u32.to_be_bytes());
     }
     attacker.end();
@@ -353,7 +459,12 @@ fn blind_resets(world: &World) {
         let numbers = (next_random(&mut attacker.random) as u32, 0);
         let flags = [TCP_RST, TCP_SYN, TCP_FIN | TCP_ACK][i % 3];
         let segment = tcp((near.port(), far.port()), numbers, flags, &[], &[]);
-        attacker.send_between((near.ip(), far.ip()), PROTOCOL_TCP, segment, TCP_CHECKSUM_AT);
+        attacker.send_between(
+            (near.ip(), far.ip()),
+            PROTOCOL_TCP,
+            segment,
+            TCP_CHECKSUM_AT,
+        );
     }
     attacker.end();
 }
@@ -369,19 +480,30 @@ fn neighbour_lies(world: &World) {
             2 => attacker.gateway,
             _ => attacker.bytes(6).try_into().expect("six bytes"),
         };
-        let address = [GATEWAY4, Ipv4Addr::new(10, 77, 0, 77), Ipv4Addr::BROADCAST, HOST4][i / 4 % 4];
+        let address = [
+            GATEWAY4,
+            Ipv4Addr::new(10, 77, 0, 77),
+            Ipv4Addr::BROADCAST,
+            HOST4,
+        ][i / 4 % 4];
         let claim = arp(2 - (i % 2) as u8, mac, address, mac, address);
         attacker.send(&ethernet([0xff; 6], own, ETHERTYPE_ARP, &claim));
         let claim = neighbour_message(136 - (i % 2) as u8, GATEWAY6, 2 - (i % 2) as u8, mac);
         attacker.send_between(
-            (GUEST6.into(), GATEWAY6.into()), PROTOCOL_ICMPV6, claim, ICMP_CHECKSUM_AT,
+            (GUEST6.into(), GATEWAY6.into()),
+            PROTOCOL_ICMPV6,
+            claim,
+            ICMP_CHECKSUM_AT,
         );
         // An advertisement of a router that the guest is not.
         let mut claim = vec![134, 0, 0, 0, 64, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0];
         let length = attacker.below(64);
         claim.extend(attacker.bytes(length));
         attacker.send_between(
-            (GUEST6.into(), GATEWAY6.into()), PROTOCOL_ICMPV6, claim, ICMP_CHECKSUM_AT,
+            (GUEST6.into(), GATEWAY6.into()),
+            PROTOCOL_ICMPV6,
+            claim,
+            ICMP_CHECKSUM_AT,
         );
     }
     attacker.end();

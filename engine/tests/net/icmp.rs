@@ -12,9 +12,7 @@ use crate::support::harness::{Test, tests};
 use crate::support::namespace::Namespace;
 use crate::support::payload;
 use crate::support::servers::udp;
-use crate::support::world::{
-    ALIAS4, ALIAS6, GATEWAYS, HOSTS, Router, UNREACHABLE, World, any,
-};
+use crate::support::world::{ALIAS4, ALIAS6, GATEWAYS, HOSTS, Router, UNREACHABLE, World, any};
 
 pub(crate) fn tests() -> Vec<Test> {
     tests![
@@ -40,7 +38,9 @@ fn ping_socket(guest: &Guest, target: IpAddr) -> Socket {
     };
     let socket = guest.enter(|| Socket::new(domain, Type::DGRAM, Some(protocol)));
     let socket = socket.expect("the guest's net.ipv4.ping_group_range is open");
-    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     socket.connect(&SocketAddr::new(target, 0).into()).unwrap();
     socket
 }
@@ -57,9 +57,15 @@ fn echo_request(target: IpAddr, sequence: u16, payload: &[u8]) -> Vec<u8> {
 #[track_caller]
 fn expect_reply(mut socket: &Socket, target: IpAddr, sequence: u16, payload: &[u8]) {
     let mut reply = vec![0; 1 << 16];
-    let n = socket.read(&mut reply).unwrap_or_else(|error| panic!("ping {target}: {error}"));
+    let n = socket
+        .read(&mut reply)
+        .unwrap_or_else(|error| panic!("ping {target}: {error}"));
     assert_eq!(n, 8 + payload.len(), "length of the reply from {target}");
-    assert_eq!(reply[0], if target.is_ipv4() { 0 } else { 129 }, "an echo reply");
+    assert_eq!(
+        reply[0],
+        if target.is_ipv4() { 0 } else { 129 },
+        "an echo reply"
+    );
     assert_eq!(reply[6..8], sequence.to_be_bytes());
     assert!(reply[8..n] == *payload, "the payload comes back as it was");
 }
@@ -69,7 +75,9 @@ fn ping(guest: &Guest, target: IpAddr, length: usize) {
     let mut socket = ping_socket(guest, target);
     for sequence in 1..=3 {
         let payload = payload::slice(u64::from(sequence), length);
-        socket.write_all(&echo_request(target, sequence, payload)).unwrap();
+        socket
+            .write_all(&echo_request(target, sequence, payload))
+            .unwrap();
         expect_reply(&socket, target, sequence, payload);
     }
 }
@@ -133,8 +141,16 @@ fn ttl_seen(link: &RawLink, target: IpAddr, protocol: u8, last: &[u8]) -> u32 {
     link.find("with the guest's payload", |frame| {
         let packet = frame.get(14..)?;
         let (protocol_seen, ttl, to) = match target {
-            IpAddr::V4(_) => (*packet.get(9)?, packet[8], IpAddr::from(octets(packet, 16)?)),
-            IpAddr::V6(_) => (*packet.get(6)?, packet[7], IpAddr::from(octets16(packet, 24)?)),
+            IpAddr::V4(_) => (
+                *packet.get(9)?,
+                packet[8],
+                IpAddr::from(octets(packet, 16)?),
+            ),
+            IpAddr::V6(_) => (
+                *packet.get(6)?,
+                packet[7],
+                IpAddr::from(octets16(packet, 24)?),
+            ),
         };
         let found = to == target && protocol_seen == protocol && packet.ends_with(last);
         found.then_some(u32::from(ttl))
@@ -156,8 +172,14 @@ fn ttl_of_udp_is_copied(world: &World) {
         let server = udp(host);
         let socket = Socket::from(guest.udp(host));
         set_ttl(&socket, host, TTL);
-        socket.send_to(b"how far?", &server.local_addr().unwrap().into()).unwrap();
-        assert_eq!(ttl_seen(&link, host, PROTOCOL_UDP, b"how far?"), TTL, "{host}");
+        socket
+            .send_to(b"how far?", &server.local_addr().unwrap().into())
+            .unwrap();
+        assert_eq!(
+            ttl_seen(&link, host, PROTOCOL_UDP, b"how far?"),
+            TTL,
+            "{host}"
+        );
     }
 }
 
@@ -167,7 +189,9 @@ fn ttl_of_pings_is_copied(world: &World) {
     for (host, protocol) in HOSTS.into_iter().zip([PROTOCOL_ICMPV4, PROTOCOL_ICMPV6]) {
         let mut socket = ping_socket(&guest, host);
         set_ttl(&socket, host, TTL);
-        socket.write_all(&echo_request(host, 1, b"how far?")).unwrap();
+        socket
+            .write_all(&echo_request(host, 1, b"how far?"))
+            .unwrap();
         assert_eq!(ttl_seen(&link, host, protocol, b"how far?"), TTL, "{host}");
         expect_reply(&socket, host, 1, b"how far?");
     }
@@ -187,9 +211,14 @@ impl Errors {
         };
         let socket = guest.enter(|| Socket::new(domain, Type::RAW, Some(protocol)));
         let socket = socket.expect("root of a namespace may open raw sockets");
-        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
         socket.bind(&any(target).into()).unwrap();
-        Self { socket, is_v4: target.is_ipv4() }
+        Self {
+            socket,
+            is_v4: target.is_ipv4(),
+        }
     }
 
     /// Waits for the next error about a packet to `target`: who sent it, its type and code.
@@ -208,7 +237,11 @@ impl Errors {
                 true => octets(message, 8 + 16).map(IpAddr::from),
                 false => octets16(message, 8 + 24).map(IpAddr::from),
             };
-            let is_error = if self.is_v4 { matches!(message[0], 3 | 11) } else { message[0] < 128 };
+            let is_error = if self.is_v4 {
+                matches!(message[0], 3 | 11)
+            } else {
+                message[0] < 128
+            };
             if is_error && quoted == Some(target) {
                 return (from.ip(), message[0], message[1]);
             }
@@ -227,7 +260,9 @@ fn time_exceeded_for_udp(world: &World) {
         let errors = Errors::open(&guest, target);
         let socket = Socket::from(guest.udp(target));
         set_ttl(&socket, target, 1);
-        socket.send_to(b"probe", &SocketAddr::new(target, 33434).into()).unwrap();
+        socket
+            .send_to(b"probe", &SocketAddr::new(target, 33434).into())
+            .unwrap();
         let (kind, code) = time_exceeded(target);
         assert_eq!(errors.next(target), (router, kind, code));
     }
@@ -240,13 +275,17 @@ fn time_exceeded_for_pings(world: &World) {
         let errors = Errors::open(&guest, target);
         let mut socket = ping_socket(&guest, target);
         set_ttl(&socket, target, 1);
-        socket.write_all(&echo_request(target, 1, b"probe")).unwrap();
+        socket
+            .write_all(&echo_request(target, 1, b"probe"))
+            .unwrap();
         let (kind, code) = time_exceeded(target);
         assert_eq!(errors.next(target), (router, kind, code));
         // The socket has an error waiting, and works again after it.
         set_ttl(&socket, target, 64);
         let _ = socket.take_error();
-        socket.write_all(&echo_request(target, 2, b"again")).unwrap();
+        socket
+            .write_all(&echo_request(target, 2, b"again"))
+            .unwrap();
         expect_reply(&socket, target, 2, b"again");
     }
 }
@@ -257,7 +296,10 @@ fn port_unreachable_from_afar(world: &World) {
     let guest = world.guest(&[]);
     for target in Router::BEHIND {
         let errors = Errors::open(&guest, target);
-        guest.udp(target).send_to(b"probe", (target, 33435)).unwrap();
+        guest
+            .udp(target)
+            .send_to(b"probe", (target, 33435))
+            .unwrap();
         let (kind, code) = if target.is_ipv4() { (3, 3) } else { (1, 4) };
         assert_eq!(errors.next(target), (target, kind, code));
     }
@@ -268,8 +310,14 @@ fn unreachable_for_pings(world: &World) {
     for target in UNREACHABLE {
         let errors = Errors::open(&guest, target);
         let mut socket = ping_socket(&guest, target);
-        socket.write_all(&echo_request(target, 1, b"anyone?")).unwrap();
+        socket
+            .write_all(&echo_request(target, 1, b"anyone?"))
+            .unwrap();
         let (_, kind, _) = errors.next(target);
-        assert_eq!(kind, if target.is_ipv4() { 3 } else { 1 }, "destination unreachable");
+        assert_eq!(
+            kind,
+            if target.is_ipv4() { 3 } else { 1 },
+            "destination unreachable"
+        );
     }
 }

@@ -19,7 +19,9 @@ fn tcp_connections(world: &World) {
     let listener = listen(HOST4);
     let target = listener.local_addr().unwrap();
     let mut pairs: Vec<_> = (0..10).map(|_| guest.pair(&listener)).collect();
-    let error = guest.try_connect(target).expect_err("the eleventh is too many");
+    let error = guest
+        .try_connect(target)
+        .expect_err("the eleventh is too many");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
     for (near, far) in &pairs {
         let echo = far.try_clone().unwrap();
@@ -31,12 +33,14 @@ fn tcp_connections(world: &World) {
     let (near, far) = pairs.pop().expect("ten pairs");
     drop(near);
     drop(far);
-    eventually("there is room for one more", || match guest.try_connect(target) {
-        Ok(near) => {
-            pairs.push((near, listener.accept().unwrap().0));
-            true
+    eventually("there is room for one more", || {
+        match guest.try_connect(target) {
+            Ok(near) => {
+                pairs.push((near, listener.accept().unwrap().0));
+                true
+            }
+            Err(_) => false,
         }
-        Err(_) => false,
     });
     drop(pairs);
     let summary = guest.end();
@@ -61,7 +65,10 @@ fn tcp_connects_that_wait(world: &World) {
         error.is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     });
     round_trip(&open, b"still here");
-    assert!(waiting.iter().all(|connect| !connect.is_finished()), "those that wait go on waiting");
+    assert!(
+        waiting.iter().all(|connect| !connect.is_finished()),
+        "those that wait go on waiting"
+    );
 }
 
 fn udp_mappings(world: &World) {
@@ -70,7 +77,9 @@ fn udp_mappings(world: &World) {
     let sockets = [guest.udp(HOST4.into()), guest.udp(HOST4.into())];
     let third = guest.udp(HOST4.into());
     let works = |socket: &std::net::UdpSocket| {
-        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
         socket.send_to(b"hello", server).unwrap();
         assert_eq!(socket.recv(&mut [0; 10]).expect("the echo"), 5);
     };
@@ -78,5 +87,7 @@ fn udp_mappings(world: &World) {
     third.send_to(b"hello", server).unwrap();
     sockets.iter().for_each(works);
     third.set_nonblocking(true).unwrap();
-    third.recv(&mut [0; 10]).expect_err("the third is one too many");
+    third
+        .recv(&mut [0; 10])
+        .expect_err("the third is one too many");
 }

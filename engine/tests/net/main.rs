@@ -53,6 +53,10 @@ fn main() -> ExitCode {
         attach::tests(),
         hostile::tests(),
     ];
-    let trials = tests.into_iter().flatten().map(support::harness::Test::into_trial).collect();
+    let trials = tests
+        .into_iter()
+        .flatten()
+        .map(support::harness::Test::into_trial)
+        .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

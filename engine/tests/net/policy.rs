@@ -12,9 +12,7 @@ use crate::support::guest::{Guest, GuestSockets};
 use crate::support::harness::{Test, tests};
 use crate::support::namespace::ip;
 use crate::support::servers::{listen_at, round_trip, spawn_tcp_echo, spawn_udp_echo};
-use crate::support::world::{
-    ALIAS4, ALIAS6, GATEWAYS, GUEST4, GUEST6, HOST4, World,
-};
+use crate::support::world::{ALIAS4, ALIAS6, GATEWAYS, GUEST4, GUEST6, HOST4, World};
 
 pub(crate) fn tests() -> Vec<Test> {
     tests![
@@ -31,8 +29,10 @@ pub(crate) fn tests() -> Vec<Test> {
 const PORT: u16 = 8080;
 const OTHER: u16 = 8081;
 const ALIASES: [IpAddr; 2] = [IpAddr::V4(ALIAS4), IpAddr::V6(ALIAS6)];
-const LOOPBACKS: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+const LOOPBACKS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
 
 /// Echo servers on the host's loopback, TCP and UDP, on both ports.
 fn start_servers() {
@@ -47,23 +47,39 @@ fn start_servers() {
 #[track_caller]
 fn assert_refused(guest: &Guest, target: IpAddr, port: u16) {
     let error = guest.try_connect((target, port)).expect_err("closed");
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{target} TCP {port}: {error}");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::ConnectionRefused,
+        "{target} TCP {port}: {error}"
+    );
     let socket = guest.udp(target);
-    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     socket.connect((target, port)).unwrap();
     socket.send(b"anyone?").unwrap();
     let error = socket.recv(&mut [0; 10]).expect_err("closed");
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{target} UDP {port}: {error}");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::ConnectionRefused,
+        "{target} UDP {port}: {error}"
+    );
 }
 
 #[track_caller]
 fn assert_open(guest: &Guest, target: IpAddr, port: u16) {
     round_trip(&guest.connect((target, port)), b"hello");
     let socket = guest.udp(target);
-    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     socket.send_to(b"hello", (target, port)).unwrap();
     let (n, from) = socket.recv_from(&mut [0; 10]).expect("the echo");
-    assert_eq!((n, from), (5, SocketAddr::new(target, port)), "the alias itself answers");
+    assert_eq!(
+        (n, from),
+        (5, SocketAddr::new(target, port)),
+        "the alias itself answers"
+    );
 }
 
 fn loopback_is_closed(world: &World) {
@@ -104,21 +120,37 @@ fn loopback_by_its_own_addresses_is_refused_even_if_open(world: &World) {
 fn own_addresses_are_refused(guest: &Guest) {
     // A listener that every one of these addresses would lead to, were it dialled.
     ip("addr add 169.254.1.1/32 dev lo");
-    let everywhere: [SocketAddr; 2] =
-        [(Ipv4Addr::UNSPECIFIED, PORT).into(), (Ipv6Addr::UNSPECIFIED, PORT).into()];
+    let everywhere: [SocketAddr; 2] = [
+        (Ipv4Addr::UNSPECIFIED, PORT).into(),
+        (Ipv6Addr::UNSPECIFIED, PORT).into(),
+    ];
     let listeners = everywhere.map(listen_at);
     let datagrams = UdpSocket::bind(everywhere[0]).unwrap();
-    datagrams.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    datagrams
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
 
     let link = RawLink::open(&guest.net, "tap0");
     let gateway = neighbour_mac(&guest.net, GATEWAYS[0]);
     let targets = [
-        "127.0.0.1", "127.1.2.3", "0.0.0.0", "0.1.2.3", "169.254.1.1", "169.254.169.254",
-        "::1", "::", "::127.0.0.1", "fe80::1234",
+        "127.0.0.1",
+        "127.1.2.3",
+        "0.0.0.0",
+        "0.1.2.3",
+        "169.254.1.1",
+        "169.254.169.254",
+        "::1",
+        "::",
+        "::127.0.0.1",
+        "fe80::1234",
     ];
     for (target, port) in targets.into_iter().zip(40_000..) {
         let target: IpAddr = target.parse().unwrap();
-        let guest: IpAddr = if target.is_ipv4() { GUEST4.into() } else { GUEST6.into() };
+        let guest: IpAddr = if target.is_ipv4() {
+            GUEST4.into()
+        } else {
+            GUEST6.into()
+        };
         let frame = |protocol, payload, checksum_at| {
             let packet = packet((guest, target), protocol, payload, checksum_at);
             ethernet(gateway, link.mac(), ethertype(target), &packet)
@@ -151,15 +183,22 @@ fn own_addresses_are_refused(guest: &Guest) {
     assert_eq!(stream.local_addr().unwrap().ip(), HOST4);
     drop((open, stream));
     assert!(listeners.iter().all(no_one_waits));
-    guest.udp(HOST4.into()).send_to(b"allowed", (HOST4, PORT)).unwrap();
+    guest
+        .udp(HOST4.into())
+        .send_to(b"allowed", (HOST4, PORT))
+        .unwrap();
     let mut buffer = [0; 100];
-    let n = datagrams.recv(&mut buffer).expect("the datagram that is allowed");
+    let n = datagrams
+        .recv(&mut buffer)
+        .expect("the datagram that is allowed");
     assert_eq!(buffer[..n], *b"allowed");
 }
 
 fn no_one_waits(listener: &TcpListener) -> bool {
     listener.set_nonblocking(true).unwrap();
-    listener.accept().is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    listener
+        .accept()
+        .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
 fn gateway_has_no_other_services(world: &World) {
@@ -178,7 +217,9 @@ fn no_one_else_is_on_the_segment(world: &World) {
     let guest = world.guest(&[]);
     for target in ["10.77.0.9", "fd77::9"] {
         let target: IpAddr = target.parse().unwrap();
-        guest.try_connect((target, PORT)).expect_err("no one is there");
+        guest
+            .try_connect((target, PORT))
+            .expect_err("no one is there");
     }
     assert!(no_one_waits(&listener));
 }

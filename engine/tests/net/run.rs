@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -44,7 +44,11 @@ pub(crate) fn tests() -> Vec<Test> {
         summary_with_v,
         logs_as_json,
     ];
-    tests.extend(tests![own_user, own_user_as_root].into_iter().map(|t| t.needs(Need::RealRoot)));
+    tests.extend(
+        tests![own_user, own_user_as_root]
+            .into_iter()
+            .map(|t| t.needs(Need::RealRoot)),
+    );
     tests
 }
 
@@ -58,16 +62,26 @@ struct Ended {
 /// `towpath run OPTIONS -- COMMAND`.
 fn start(world: &World, options: &[&str], command: &[&str]) -> Process {
     let mut run = world.towpath();
-    run.arg("run").args(SUBNETS).args(options).arg("--").args(command);
+    run.arg("run")
+        .args(SUBNETS)
+        .args(options)
+        .arg("--")
+        .args(command);
     world.spawn(run)
 }
 
 #[track_caller]
 fn end(mut process: Process) -> Ended {
     let status = process.wait();
-    let code = status.code().unwrap_or_else(|| panic!("run itself ended with {status}"));
+    let code = status
+        .code()
+        .unwrap_or_else(|| panic!("run itself ended with {status}"));
     let stdout = String::from_utf8(process.stdout()).expect("text");
-    Ended { code, stdout, stderr: process.stderr() }
+    Ended {
+        code,
+        stdout,
+        stderr: process.stderr(),
+    }
 }
 
 #[track_caller]
@@ -107,7 +121,7 @@ fn command_killed_by_a_signal(world: &World) {
 }
 
 fn failure_before_the_command(world: &World) {
-    world.bind_over("/dev/null", "/dev/net/tun");
+    world.mount_empty("/dev/net");
     let ended = run(world, &[], &["echo", "never"]);
     assert_eq!(ended.code, 125, "{}", ended.stderr);
     assert_eq!(ended.stdout, "");
@@ -125,16 +139,26 @@ fn usage_errors(world: &World) {
         (&["--subnet6", "fd77::/48"], "64"),
         (&["--dns", "nowhere"], "nowhere"),
         (&["--host-loopback=80,x"], "x"),
-        (&["--ifname", "a-name-that-is-too-long"], "a-name-that-is-too-long"),
+        (
+            &["--ifname", "a-name-that-is-too-long"],
+            "a-name-that-is-too-long",
+        ),
         (&["--ready-fd", "999"], "999"),
         (&["--mac", "ff:ff"], "ff:ff"),
     ];
     for (options, named) in cases {
         let mut command = world.towpath();
-        command.arg("run").args(options).args(["--", "echo", "never"]);
+        command
+            .arg("run")
+            .args(options)
+            .args(["--", "echo", "never"]);
         let ended = end(world.spawn(command));
         assert_eq!(ended.code, 2, "{options:?}: {}", ended.stderr);
-        assert!(ended.stderr.contains(named), "{options:?}: {}", ended.stderr);
+        assert!(
+            ended.stderr.contains(named),
+            "{options:?}: {}",
+            ended.stderr
+        );
         assert_eq!(ended.stdout, "", "{options:?}");
     }
     let mut command = world.towpath();
@@ -164,7 +188,10 @@ fn arguments_directory_and_environment(world: &World) {
     let directory = directory.path().canonicalize().unwrap();
     let mut command = world.towpath();
     let script = r#"pwd; echo "$COLOUR"; printf '<%s>' "$@""#;
-    command.arg("run").args(SUBNETS).args(["--", "sh", "-c", script, "sh"]);
+    command
+        .arg("run")
+        .args(SUBNETS)
+        .args(["--", "sh", "-c", script, "sh"]);
     command.args(["two words", "", "--mtu", "--", "*"]);
     command.env("COLOUR", "blue").current_dir(&directory);
     let ended = end(world.spawn(command));
@@ -172,15 +199,26 @@ fn arguments_directory_and_environment(world: &World) {
     assert_eq!(ended.stdout, expected);
 }
 
-/// The command has stdin, stdout, stderr, and the one that `ls` itself opens.
+/// The command has what the caller has, open by chance or on purpose, and nothing of ours.
 fn descriptors_are_the_callers(world: &World) {
+    let mut direct = world.command("ls");
+    direct.arg("/proc/self/fd");
     let ended = run(world, &[], &["ls", "/proc/self/fd"]);
-    assert_eq!(ended.stdout.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    assert_eq!(ended.stdout, end(world.spawn(direct)).stdout);
 }
 
 fn signals_are_forwarded(world: &World) {
-    let signals = [Signal::TERM, Signal::HUP, Signal::INT, Signal::USR1, Signal::USR2];
-    for (signal, name) in signals.into_iter().zip(["TERM", "HUP", "INT", "USR1", "USR2"]) {
+    let signals = [
+        Signal::TERM,
+        Signal::HUP,
+        Signal::INT,
+        Signal::USR1,
+        Signal::USR2,
+    ];
+    for (signal, name) in signals
+        .into_iter()
+        .zip(["TERM", "HUP", "INT", "USR1", "USR2"])
+    {
         let script = format!("trap 'exit 9' {name}; echo ready; while :; do sleep 0.05; done");
         let process = start(world, &[], &["sh", "-c", &script]);
         eventually("the command is ready", || process.stdout() == b"ready\n");
@@ -193,14 +231,27 @@ fn signals_are_forwarded(world: &World) {
 fn addresses_and_routes(world: &World) {
     let guest = world.guest(&[]);
     let (addresses, routes, routes6) = guest.enter(|| {
-        (ip("-o addr show"), ip("route show default"), ip("-6 route show default"))
+        (
+            ip("-o addr show"),
+            ip("route show default"),
+            ip("-6 route show default"),
+        )
     });
     assert!(addresses.contains("10.77.0.3/24"), "{addresses}");
     assert!(addresses.contains("fd77::3/64"), "{addresses}");
-    assert!(!addresses.contains("tentative"), "usable at once: {addresses}");
-    assert!(addresses.contains("127.0.0.1/8"), "the guest's own loopback is up: {addresses}");
+    assert!(
+        !addresses.contains("tentative"),
+        "usable at once: {addresses}"
+    );
+    assert!(
+        addresses.contains("127.0.0.1/8"),
+        "the guest's own loopback is up: {addresses}"
+    );
     assert!(routes.contains("via 10.77.0.1"), "{routes}");
-    assert!(routes6.contains("via fd77::1") || routes6.contains("via fe80::"), "{routes6}");
+    assert!(
+        routes6.contains("via fd77::1") || routes6.contains("via fe80::"),
+        "{routes6}"
+    );
 }
 
 /// A full window of 4 MiB must fit into the interface's queue.
@@ -209,7 +260,10 @@ fn mtu_and_queue_length(world: &World) {
         let guest = world.guest(&["--mtu", &mtu.to_string()]);
         let link = guest.enter(|| ip("link show tap0"));
         assert!(link.contains(&format!("mtu {mtu} ")), "{link}");
-        let queue = link.split_whitespace().skip_while(|word| *word != "qlen").nth(1);
+        let queue = link
+            .split_whitespace()
+            .skip_while(|word| *word != "qlen")
+            .nth(1);
         let queue: u32 = queue.expect("a queue length").parse().unwrap();
         assert!(queue >= (4 << 20) / mtu, "{link}");
     }
@@ -223,7 +277,11 @@ fn resolv_conf_names_the_gateway(world: &World) {
     assert!(lines.contains(&"nameserver 10.77.0.1"), "{lines:?}");
     assert!(lines.contains(&"nameserver fd77::1"), "{lines:?}");
     assert!(lines.contains(&"search lan.test corp.test"), "{lines:?}");
-    assert_eq!(fs::read("/etc/resolv.conf").ok(), before, "the host's own is as it was");
+    assert_eq!(
+        fs::read("/etc/resolv.conf").ok(),
+        before,
+        "the host's own is as it was"
+    );
 }
 
 /// Without `--subnet`, and with the first choice taken by the host, another is chosen.
@@ -233,8 +291,15 @@ fn subnet_of_the_host_is_avoided(world: &World) {
         command.args(["run", "--", "ip", "-4", "-o", "addr", "show", "tap0"]);
         let ended = end(world.spawn(command));
         assert_eq!(ended.code, 0, "{}", ended.stderr);
-        let word = ended.stdout.split_whitespace().skip_while(|word| *word != "inet").nth(1);
-        let (address, _prefix) = word.expect("an address").split_once('/').expect("and a prefix");
+        let word = ended
+            .stdout
+            .split_whitespace()
+            .skip_while(|word| *word != "inet")
+            .nth(1);
+        let (address, _prefix) = word
+            .expect("an address")
+            .split_once('/')
+            .expect("and a prefix");
         address.parse::<std::net::Ipv4Addr>().unwrap()
     };
     let first = address();
@@ -301,8 +366,13 @@ fn terminal(world: &World) {
     let script = "test -t 0 && test -t 1 && trap 'echo caught; exit 5' INT; echo ready; \
         while :; do sleep 0.05; done";
     let mut command = world.command("setsid");
-    command.args(["--ctty", "--wait"]).arg(env!("CARGO_BIN_EXE_towpath"));
-    command.arg("run").args(SUBNETS).args(["--", "sh", "-c", script]);
+    command
+        .args(["--ctty", "--wait"])
+        .arg(env!("CARGO_BIN_EXE_towpath"));
+    command
+        .arg("run")
+        .args(SUBNETS)
+        .args(["--", "sh", "-c", script]);
     let output = Stdio::from(slave.try_clone().unwrap());
     let mut process = world.spawn_with(command, slave, Some(output));
     let mut master = fs::File::from(master);
@@ -310,7 +380,9 @@ fn terminal(world: &World) {
     let mut wait_for = |text: &str, master: &mut fs::File| {
         while !said.contains(text) {
             let mut buffer = [0; 1000];
-            let n = master.read(&mut buffer).unwrap_or_else(|error| panic!("{said:?}: {error}"));
+            let n = master
+                .read(&mut buffer)
+                .unwrap_or_else(|error| panic!("{said:?}: {error}"));
             said += &String::from_utf8_lossy(&buffer[..n]);
         }
     };
@@ -327,14 +399,20 @@ fn summary_with_v(world: &World) {
     payload::receive(&far, 100_000).unwrap();
     drop((near, far));
     let summary = guest.end();
-    assert!(summary.contains("100000"), "the bytes are counted: {summary}");
+    assert!(
+        summary.contains("100000"),
+        "the bytes are counted: {summary}"
+    );
     assert!(summary.contains("TCP connections"), "{summary}");
 }
 
 fn logs_as_json(world: &World) {
     let ended = run(world, &["-vv", "--log-format", "json"], &["true"]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
-    let logged = ended.stderr.lines().filter(|line| line.starts_with('{') && line.ends_with('}'));
+    let logged = ended
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with('{') && line.ends_with('}'));
     assert!(logged.count() > 0, "{}", ended.stderr);
 }
 
@@ -343,11 +421,16 @@ fn logs_as_json(world: &World) {
 fn own_user(world: &World) {
     const USER: u32 = 12_345;
     let directory = tempfile::tempdir().unwrap();
-    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     world.own_mounts();
     let device = nix::mount::MsFlags::empty();
-    nix::mount::mount(Some("tmpfs"), directory.path(), Some("tmpfs"), device, Some("mode=755"))
-        .unwrap();
+    nix::mount::mount(
+        Some("tmpfs"),
+        directory.path(),
+        Some("tmpfs"),
+        device,
+        Some("mode=755"),
+    )
+    .unwrap();
     let node = directory.path().join("tun");
     let rdev = fs::metadata("/dev/net/tun").unwrap().rdev();
     assert_eq!(rdev, makedev(10, 200), "/dev/net/tun is what it should be");
@@ -362,12 +445,21 @@ fn own_user(world: &World) {
     let run_as_user = |options: &[&str]| {
         // No leash: the user may not reach this test's own binary either.
         let mut command = Command::new(&binary);
-        command.arg("run").args(SUBNETS).args(options).args(["--", "sh", "-c", script]);
+        command
+            .arg("run")
+            .args(SUBNETS)
+            .args(options)
+            .args(["--", "sh", "-c", script]);
         command.uid(USER).gid(USER).current_dir("/");
         end(world.spawn(command))
     };
     let ended = run_as_user(&[]);
-    assert_eq!(ended.stdout, format!("{USER}\n{USER}\nconfigured\n"), "{}", ended.stderr);
+    assert_eq!(
+        ended.stdout,
+        format!("{USER}\n{USER}\nconfigured\n"),
+        "{}",
+        ended.stderr
+    );
     let ended = run_as_user(&["--map-root"]);
     assert_eq!(ended.stdout, "0\n0\nconfigured\n", "{}", ended.stderr);
 
@@ -382,7 +474,11 @@ fn own_user_as_root(world: &World) {
     let ended = run(world, &[], &["id", "-u"]);
     assert_eq!(ended.stdout, "0\n", "{}", ended.stderr);
     // What root's command makes in the namespaces is not seen by the host.
-    let ended = run(world, &[], &["ip", "link", "add", "stray", "type", "bridge"]);
+    let ended = run(
+        world,
+        &[],
+        &["ip", "link", "add", "stray", "type", "bridge"],
+    );
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     assert!(!Namespace::current().has_interface("stray"));
 }

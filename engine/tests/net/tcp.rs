@@ -78,7 +78,8 @@ fn transfer(mut from: &TcpStream, to: &TcpStream, length: u64) {
     thread::scope(|scope| {
         scope.spawn(move || {
             payload::send(&mut from, length).expect("everything can be sent");
-            from.shutdown(Shutdown::Write).expect("the connection is open");
+            from.shutdown(Shutdown::Write)
+                .expect("the connection is open");
         });
         payload::receive_all(to, length).expect("everything arrives");
     });
@@ -125,7 +126,11 @@ fn refused(world: &World) {
     for host in HOSTS {
         let closed = listen(host).local_addr().unwrap();
         let error = guest.try_connect(closed).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{closed}: {error}");
+        assert_eq!(
+            error.kind(),
+            ErrorKind::ConnectionRefused,
+            "{closed}: {error}"
+        );
     }
 }
 
@@ -195,7 +200,9 @@ fn reset_by_the_host(world: &World) {
 /// The first end resets; the other sees that and not an ordinary end.
 fn reset((first, mut other): (TcpStream, TcpStream)) {
     round_trip_over(&first, &other);
-    SockRef::from(&first).set_linger(Some(Duration::ZERO)).unwrap();
+    SockRef::from(&first)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
     drop(first);
     let error = other.read(&mut [0]).expect_err("a reset is not an end");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
@@ -217,13 +224,17 @@ fn two_thousand_at_once(world: &World) {
 /// own in both directions.
 pub(crate) fn many_at_once(guest: &impl GuestSockets, count: u64) {
     let listeners = HOSTS.map(listen);
-    let pairs: Vec<_> = (0..count).map(|i| guest.pair(&listeners[(i % 2) as usize])).collect();
+    let pairs: Vec<_> = (0..count)
+        .map(|i| guest.pair(&listeners[(i % 2) as usize]))
+        .collect();
     for (i, pair) in (0..).zip(&pairs) {
         (&pair.0).write_all(payload::slice(i * 1000, 100)).unwrap();
     }
     for (i, pair) in (0..).zip(&pairs) {
         payload::receive_from(&pair.1, i * 1000, 100).expect("each gets its own bytes");
-        (&pair.1).write_all(payload::slice(i * 1000 + 500, 100)).unwrap();
+        (&pair.1)
+            .write_all(payload::slice(i * 1000 + 500, 100))
+            .unwrap();
     }
     for (i, pair) in (0..).zip(&pairs) {
         payload::receive_from(&pair.0, i * 1000 + 500, 100).expect("each gets its own answer");
@@ -252,7 +263,10 @@ fn reader_that_stops(guest: &impl GuestSockets, sender: TcpStream, reader: &TcpS
     while begun.elapsed() < Duration::from_secs(5) {
         round_trip(&other, payload::slice(77, 10_000));
     }
-    assert!(!sending.is_finished(), "the sender must wait: buffers have bounds");
+    assert!(
+        !sending.is_finished(),
+        "the sender must wait: buffers have bounds"
+    );
     payload::receive_all(reader, LENGTH).expect("everything arrives after the pause");
     sending.join().unwrap().expect("everything was sent");
 }
@@ -267,7 +281,8 @@ fn many_small_writes(world: &World) {
         to.set_nodelay(true).unwrap();
         let mut offset = 0;
         for i in 0..WRITES {
-            to.write_all(payload::slice(offset, size(i))).expect("each write is taken");
+            to.write_all(payload::slice(offset, size(i)))
+                .expect("each write is taken");
             offset += size(i) as u64;
         }
         to.shutdown(Shutdown::Write).unwrap();

@@ -39,7 +39,9 @@ fn echo(world: &World, host: IpAddr, mtu: &str) {
     let server = spawn_udp_echo(udp(host));
     let socket = guest.udp(host);
     for size in SIZES {
-        socket.send_to(payload::slice(size as u64, size), server).unwrap();
+        socket
+            .send_to(payload::slice(size as u64, size), server)
+            .unwrap();
         expect(&socket, server, payload::slice(size as u64, size));
     }
 }
@@ -47,13 +49,18 @@ fn echo(world: &World, host: IpAddr, mtu: &str) {
 /// The next datagram is this one, and it comes from there.
 #[track_caller]
 fn expect(socket: &UdpSocket, from: SocketAddr, payload: &[u8]) {
-    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     let mut buffer = vec![0; 1 << 16];
     let (n, source) = socket
         .recv_from(&mut buffer)
         .unwrap_or_else(|error| panic!("{} bytes from {from}: {error}", payload.len()));
     assert_eq!((n, source), (payload.len(), from));
-    assert!(buffer[..n] == *payload, "{n} bytes came, but not those that were sent");
+    assert!(
+        buffer[..n] == *payload,
+        "{n} bytes came, but not those that were sent"
+    );
 }
 
 /// `UDP_SEGMENT`: the guest's kernel hands down one large frame of many datagrams, which the host
@@ -66,14 +73,22 @@ fn segmented_by_the_guests_kernel(world: &World) {
         setsockopt(&socket, sockopt::UdpGsoSegment, &1000).expect("this kernel segments UDP");
         let target = server.local_addr().unwrap();
         // The last datagram is shorter than the others.
-        assert_eq!(socket.send_to(payload::slice(0, 49_500), target).unwrap(), 49_500);
-        server.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        assert_eq!(
+            socket.send_to(payload::slice(0, 49_500), target).unwrap(),
+            49_500
+        );
+        server
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
         for i in 0..50 {
             let mut buffer = [0; 2000];
             let n = server.recv(&mut buffer).expect("each datagram comes");
             let length = if i < 49 { 1000 } else { 500 };
             assert_eq!(n, length, "datagram {i}");
-            assert!(buffer[..n] == *payload::slice(i * 1000, length), "datagram {i}");
+            assert!(
+                buffer[..n] == *payload::slice(i * 1000, length),
+                "datagram {i}"
+            );
         }
     }
 }
@@ -85,9 +100,16 @@ fn mapping_and_filtering_are_endpoint_independent(world: &World) {
         let servers = [udp(host), udp(host)];
         let socket = guest.udp(host);
         let sources = servers.each_ref().map(|server| {
-            socket.send_to(b"who am I?", server.local_addr().unwrap()).unwrap();
-            server.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-            server.recv_from(&mut [0; 100]).expect("the question comes").1
+            socket
+                .send_to(b"who am I?", server.local_addr().unwrap())
+                .unwrap();
+            server
+                .set_read_timeout(Some(Duration::from_secs(30)))
+                .unwrap();
+            server
+                .recv_from(&mut [0; 100])
+                .expect("the question comes")
+                .1
         });
         assert_eq!(sources[0], sources[1], "both servers see one source");
         assert_eq!(sources[0].ip(), host);
@@ -104,16 +126,29 @@ fn each_socket_has_its_own_mapping(world: &World) {
     let guest = world.guest(&[]);
     for host in HOSTS {
         let server = udp(host);
-        server.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        server
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
         let sockets = [guest.udp(host), guest.udp(host)];
         let sources = sockets.each_ref().map(|socket| {
-            socket.send_to(b"who am I?", server.local_addr().unwrap()).unwrap();
-            server.recv_from(&mut [0; 100]).expect("the question comes").1
+            socket
+                .send_to(b"who am I?", server.local_addr().unwrap())
+                .unwrap();
+            server
+                .recv_from(&mut [0; 100])
+                .expect("the question comes")
+                .1
         });
         assert_ne!(sources[0], sources[1]);
         for (socket, source) in sockets.iter().zip(sources) {
-            server.send_to(source.to_string().as_bytes(), source).unwrap();
-            expect(socket, server.local_addr().unwrap(), source.to_string().as_bytes());
+            server
+                .send_to(source.to_string().as_bytes(), source)
+                .unwrap();
+            expect(
+                socket,
+                server.local_addr().unwrap(),
+                source.to_string().as_bytes(),
+            );
         }
     }
 }
@@ -139,7 +174,11 @@ fn refused(world: &World) {
         let closed = udp(host).local_addr().unwrap();
         let socket = guest.udp(host);
         socket.connect(closed).unwrap();
-        assert_eq!(error_after_sending(&socket), ErrorKind::ConnectionRefused, "{closed}");
+        assert_eq!(
+            error_after_sending(&socket),
+            ErrorKind::ConnectionRefused,
+            "{closed}"
+        );
     }
 }
 
@@ -161,7 +200,12 @@ fn unreachable(world: &World) {
 
 #[track_caller]
 fn error_after_sending(socket: &UdpSocket) -> ErrorKind {
-    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     socket.send(b"anyone?").unwrap();
-    socket.recv(&mut [0; 100]).expect_err("no one is there").kind()
+    socket
+        .recv(&mut [0; 100])
+        .expect_err("no one is there")
+        .kind()
 }

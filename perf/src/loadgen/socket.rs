@@ -28,7 +28,12 @@ pub(crate) fn connect(
 ) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     if let Some(name) = congestion {
-        socket.set_tcp_congestion(name.as_bytes())?;
+        socket
+            .set_tcp_congestion(name.as_bytes())
+            .map_err(|error| {
+                let text = format!("congestion control {name:?}: {error}");
+                io::Error::new(error.kind(), text)
+            })?;
     }
     socket.set_tcp_nodelay(true)?;
     // On Linux the send timeout bounds a blocking connect as well, with no further system call.

@@ -91,11 +91,16 @@ pub struct SackBlocks {
 
 impl SackBlocks {
     /// No blocks.
-    pub const NONE: Self = Self { blocks: [(SequenceNumber(0), SequenceNumber(0)); 4], len: 0 };
+    pub const NONE: Self = Self {
+        blocks: [(SequenceNumber(0), SequenceNumber(0)); 4],
+        len: 0,
+    };
 
     /// Appends a block; returns false when four are there already.
     pub fn push(&mut self, left: SequenceNumber, right: SequenceNumber) -> bool {
-        let Some(slot) = self.blocks.get_mut(usize::from(self.len)) else { return false };
+        let Some(slot) = self.blocks.get_mut(usize::from(self.len)) else {
+            return false;
+        };
         *slot = (left, right);
         self.len += 1;
         true

@@ -41,14 +41,19 @@ impl RawLink {
             // The only way to a link-layer address without `unsafe`: ask for the interface's own.
             let mut addresses = nix::ifaddrs::getifaddrs().expect("addresses can be listed");
             let address = addresses.find_map(|entry| {
-                let address = entry.address.filter(|_| entry.interface_name == interface)?;
+                let address = entry
+                    .address
+                    .filter(|_| entry.interface_name == interface)?;
                 address.as_link_addr().copied()
             });
             (socket, address)
         });
         let (socket, address) = opened;
         let address = address.unwrap_or_else(|| panic!("no interface '{interface}'"));
-        Self { socket: socket.into(), address }
+        Self {
+            socket: socket.into(),
+            address,
+        }
     }
 
     /// The interface's own MAC address.
@@ -58,7 +63,13 @@ impl RawLink {
 
     /// Sends a frame; `false` if the kernel did not take it.
     pub(crate) fn send(&self, frame: &[u8]) -> bool {
-        sendto(self.socket.as_raw_fd(), frame, &self.address, MsgFlags::empty()).is_ok()
+        sendto(
+            self.socket.as_raw_fd(),
+            frame,
+            &self.address,
+            MsgFlags::empty(),
+        )
+        .is_ok()
     }
 
     /// Waits for a frame for which `choose` gives something. It sees frames of both directions,
@@ -66,7 +77,9 @@ impl RawLink {
     #[track_caller]
     pub(crate) fn find<T>(&self, what: &str, mut choose: impl FnMut(&[u8]) -> Option<T>) -> T {
         use std::io::Read;
-        self.socket.set_read_timeout(Some(Duration::from_secs(30))).expect("the time is not zero");
+        self.socket
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .expect("the time is not zero");
         let mut buffer = vec![0; 1 << 17];
         loop {
             let n = (&self.socket).read(&mut buffer);
@@ -89,9 +102,14 @@ pub(crate) fn neighbour_mac(net: &Namespace, of: IpAddr) -> [u8; 6] {
             ip(&format!("neigh show {of}")).contains("lladdr")
         });
         let entry = ip(&format!("neigh show {of}"));
-        let text = entry.split_whitespace().skip_while(|word| *word != "lladdr").nth(1);
+        let text = entry
+            .split_whitespace()
+            .skip_while(|word| *word != "lladdr")
+            .nth(1);
         let bytes = text.expect("checked above").split(':');
-        let bytes: Vec<u8> = bytes.map(|b| u8::from_str_radix(b, 16).expect("hex")).collect();
+        let bytes: Vec<u8> = bytes
+            .map(|b| u8::from_str_radix(b, 16).expect("hex"))
+            .collect();
         bytes.try_into().expect("six bytes")
     })
 }
@@ -142,7 +160,9 @@ pub(crate) fn packet(
     mut payload: Vec<u8>,
     checksum_at: usize,
 ) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a packet's length").to_be_bytes();
+    let length = u32::try_from(payload.len())
+        .expect("a packet's length")
+        .to_be_bytes();
     let number = [0, 0, 0, protocol];
     let field = checksum_at..checksum_at + 2;
     match (source, target) {
@@ -151,13 +171,25 @@ pub(crate) fn packet(
             let sum = if protocol == PROTOCOL_ICMPV4 {
                 checksum(&[&payload])
             } else {
-                checksum(&[&source.octets(), &target.octets(), &number, &length, &payload])
+                checksum(&[
+                    &source.octets(),
+                    &target.octets(),
+                    &number,
+                    &length,
+                    &payload,
+                ])
             };
             payload[field].copy_from_slice(&sum.to_be_bytes());
             ipv4(source, target, protocol, 0, &payload)
         }
         (IpAddr::V6(source), IpAddr::V6(target)) => {
-            let sum = checksum(&[&source.octets(), &target.octets(), &length, &number, &payload]);
+            let sum = checksum(&[
+                &source.octets(),
+                &target.octets(),
+                &length,
+                &number,
+                &payload,
+            ]);
             payload[field].copy_from_slice(&sum.to_be_bytes());
             ipv6(source, target, protocol, &payload)
         }
@@ -167,7 +199,11 @@ pub(crate) fn packet(
 
 /// The ethertype of an address's version.
 pub(crate) fn ethertype(of: IpAddr) -> u16 {
-    if of.is_ipv4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 }
+    if of.is_ipv4() {
+        ETHERTYPE_IPV4
+    } else {
+        ETHERTYPE_IPV6
+    }
 }
 
 /// Where the checksum stands in a TCP header.
@@ -191,7 +227,16 @@ pub(crate) fn tcp(
     segment.extend(target.to_be_bytes());
     segment.extend(sequence.to_be_bytes());
     segment.extend(acknowledgment.to_be_bytes());
-    segment.extend([((5 + options.len() / 4) << 4) as u8, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend([
+        ((5 + options.len() / 4) << 4) as u8,
+        flags,
+        0xff,
+        0xff,
+        0,
+        0,
+        0,
+        0,
+    ]);
     segment.extend(options);
     segment.extend(payload);
     segment
@@ -212,7 +257,12 @@ pub(crate) fn udp(source: u16, target: u16, payload: &[u8]) -> Vec<u8> {
 pub(crate) fn checksum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
     let sum: u64 = words
-        .map(|word| u64::from(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)])))
+        .map(|word| {
+            u64::from(u16::from_be_bytes([
+                word[0],
+                word.get(1).copied().unwrap_or(0),
+            ]))
+        })
         .sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);

@@ -40,10 +40,20 @@ impl World {
         let (ours, theirs) = UnixStream::pair().expect("descriptors are free");
         let own = std::env::current_exe().expect("the test binary has a path");
         let mut command = self.towpath();
-        command.arg("run").args(SUBNETS).args(options).arg("--").arg(own).arg(reexec::HOLD);
+        command
+            .arg("run")
+            .args(SUBNETS)
+            .args(options)
+            .arg("--")
+            .arg(own)
+            .arg(reexec::HOLD);
         let mut engine = self.spawn_with(command, OwnedFd::from(theirs), None);
         match receive_namespace(&ours) {
-            Some(net) => Guest { net, engine, hold: Some(ours) },
+            Some(net) => Guest {
+                net,
+                engine,
+                hold: Some(ours),
+            },
             None => panic!("run ended with {} before its command ran", engine.wait()),
         }
     }
@@ -58,12 +68,17 @@ impl World {
         command.args(["--exit-fd", "@in", "--ready-fd", "@out"]);
         let mut engine = self.spawn_with(command, exit_end, Some(Stdio::from(ready_end)));
         let mut said = Vec::new();
-        File::from(ready).read_to_end(&mut said).expect("a pipe can be read");
+        File::from(ready)
+            .read_to_end(&mut said)
+            .expect("a pipe can be read");
         if said.is_empty() {
             panic!("attach ended with {} before it was ready", engine.wait());
         }
         assert_eq!(said, b"1", "one byte, once");
-        Attached { engine, exit: Some(exit) }
+        Attached {
+            engine,
+            exit: Some(exit),
+        }
     }
 }
 
@@ -119,7 +134,8 @@ pub(crate) trait GuestSockets {
     #[track_caller]
     fn connect(&self, target: impl Into<SocketAddr>) -> TcpStream {
         let target = target.into();
-        self.try_connect(target).unwrap_or_else(|error| panic!("connect to {target}: {error}"))
+        self.try_connect(target)
+            .unwrap_or_else(|error| panic!("connect to {target}: {error}"))
     }
 
     /// Connects from the guest, or not.
@@ -131,7 +147,11 @@ pub(crate) trait GuestSockets {
     /// Connects to a listener; the guest's end, then the host's.
     #[track_caller]
     fn pair(&self, listener: &TcpListener) -> (TcpStream, TcpStream) {
-        let guest = self.connect(listener.local_addr().expect("a bound socket has an address"));
+        let guest = self.connect(
+            listener
+                .local_addr()
+                .expect("a bound socket has an address"),
+        );
         let (host, _) = listener.accept().expect("the guest has connected");
         (guest, host)
     }
@@ -144,7 +164,8 @@ impl GuestSockets for Namespace {
     }
 
     fn udp(&self, like: IpAddr) -> UdpSocket {
-        self.enter(|| UdpSocket::bind(any(like))).expect("a port is free")
+        self.enter(|| UdpSocket::bind(any(like)))
+            .expect("a port is free")
     }
 }
 
@@ -169,7 +190,13 @@ pub(crate) fn receive_namespace(socket: &UnixStream) -> Option<Namespace> {
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     let flags = RecvFlags::CMSG_CLOEXEC;
-    recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, flags).ok()?;
+    recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        flags,
+    )
+    .ok()?;
     let fd = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,

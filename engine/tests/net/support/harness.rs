@@ -26,13 +26,14 @@ pub(crate) struct Test {
 
 impl Test {
     /// A test of the given name, which begins with its module's.
-    pub(crate) fn new(
-        name: impl Into<String>,
-        body: impl FnOnce(&World) + Send + 'static,
-    ) -> Self {
+    pub(crate) fn new(name: impl Into<String>, body: impl FnOnce(&World) + Send + 'static) -> Self {
         let name = name.into();
         let name = name.strip_prefix("net::").unwrap_or(&name).to_owned();
-        Self { name, needs: vec![Need::Namespaces, Need::Tun], body: Box::new(body) }
+        Self {
+            name,
+            needs: vec![Need::Namespaces, Need::Tun],
+            body: Box::new(body),
+        }
     }
 
     /// Adds something that the test cannot do without.
@@ -91,7 +92,10 @@ fn supervise(name: String, body: Box<dyn FnOnce(&World) + Send>) -> Result<Compl
             // The thread may hang in a system call for ever; its processes must not.
             registry.kill_all();
             let report = registry.report();
-            Err(Failed::from(format!("not done after {} s\n{report}", TIME_LIMIT.as_secs())))
+            Err(Failed::from(format!(
+                "not done after {} s\n{report}",
+                TIME_LIMIT.as_secs()
+            )))
         }
     }
 }

@@ -28,7 +28,11 @@ impl Namespace {
 
     /// The namespace of the calling thread.
     pub(crate) fn current() -> Self {
-        Self(File::open("/proc/thread-self/ns/net").expect("/proc is mounted").into())
+        Self(
+            File::open("/proc/thread-self/ns/net")
+                .expect("/proc is mounted")
+                .into(),
+        )
     }
 
     /// One whose descriptor came from elsewhere.
@@ -60,7 +64,8 @@ impl Namespace {
     pub(crate) fn has_interface(&self, name: &str) -> bool {
         self.enter(|| {
             let list = std::fs::read_to_string("/proc/thread-self/net/dev").expect("/proc");
-            list.lines().any(|line| line.trim_start().starts_with(&format!("{name}:")))
+            list.lines()
+                .any(|line| line.trim_start().starts_with(&format!("{name}:")))
         })
     }
 }
@@ -68,7 +73,9 @@ impl Namespace {
 /// Runs `ip` with these arguments in the calling thread's namespace and returns what it printed.
 #[track_caller]
 pub(crate) fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output();
+    let output = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .output();
     let output = output.unwrap_or_else(|error| panic!("the program 'ip' (iproute2): {error}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {said}");

@@ -29,11 +29,17 @@ impl Need {
                 ANSWER.get_or_init(try_namespace).clone()
             }
             Self::Tun => {
-                let tun = fs::File::options().read(true).write(true).open("/dev/net/tun");
-                tun.err().map(|error| format!("/dev/net/tun does not open: {error}"))
+                let tun = fs::File::options()
+                    .read(true)
+                    .write(true)
+                    .open("/dev/net/tun");
+                tun.err()
+                    .map(|error| format!("/dev/net/tun does not open: {error}"))
             }
             Self::Program(name) => {
-                let found = PLACES.iter().any(|place| Path::new(place).join(name).exists());
+                let found = PLACES
+                    .iter()
+                    .any(|place| Path::new(place).join(name).exists());
                 (!found).then(|| format!("the program '{name}' is not installed"))
             }
             Self::RealRoot => {
@@ -46,8 +52,14 @@ impl Need {
     }
 }
 
-const PLACES: [&str; 6] =
-    ["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
+const PLACES: [&str; 6] = [
+    "/bin",
+    "/sbin",
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/local/bin",
+    "/usr/local/sbin",
+];
 
 fn try_namespace() -> Option<String> {
     let attempt = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET)).join();
@@ -60,7 +72,10 @@ fn try_namespace() -> Option<String> {
 /// Makes an ordinary user root of a new user namespace. Called while single-threaded, which
 /// `unshare` asks for; a refusal shows later, as a missing [`Need::Namespaces`].
 pub(crate) fn become_root() {
-    let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let (uid, gid) = (
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw(),
+    );
     if rustix::process::geteuid().is_root() || unshare(CloneFlags::CLONE_NEWUSER).is_err() {
         return;
     }
@@ -74,5 +89,11 @@ pub(crate) fn become_root() {
 pub(crate) fn raise_fd_limit() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     // Left as it was where refused: the test with many connections then says so itself.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
 }

@@ -24,7 +24,9 @@ fn block() -> &'static [u8] {
     static BLOCK: OnceLock<Vec<u8>> = OnceLock::new();
     BLOCK.get_or_init(|| {
         let mut state = 0x9e37_79b9_7f4a_7c15;
-        let mut block: Vec<u8> = (0..PERIOD).map(|_| (next_random(&mut state) >> 32) as u8).collect();
+        let mut block: Vec<u8> = (0..PERIOD)
+            .map(|_| (next_random(&mut state) >> 32) as u8)
+            .collect();
         block.extend_from_within(..CHUNK);
         block
     })
@@ -48,7 +50,10 @@ pub(crate) fn slice(offset: u64, length: usize) -> &'static [u8] {
 pub(crate) fn send(mut sink: impl Write, length: u64) -> io::Result<()> {
     let mut offset = 0;
     while offset < length {
-        let chunk = slice(offset, CHUNK.min(usize::try_from(length - offset).unwrap_or(CHUNK)));
+        let chunk = slice(
+            offset,
+            CHUNK.min(usize::try_from(length - offset).unwrap_or(CHUNK)),
+        );
         sink.write_all(chunk)?;
         offset += chunk.len() as u64;
     }
@@ -91,9 +96,15 @@ fn compare(data: &[u8], offset: u64) -> io::Result<()> {
     if data == expected {
         return Ok(());
     }
-    let wrong = data.iter().zip(expected).position(|(a, b)| a != b).unwrap_or_default();
+    let wrong = data
+        .iter()
+        .zip(expected)
+        .position(|(a, b)| a != b)
+        .unwrap_or_default();
     let place = offset + wrong as u64;
-    Err(io::Error::other(format!("the byte at {place} (0x{place:x}) is not what was sent")))
+    Err(io::Error::other(format!(
+        "the byte at {place} (0x{place:x}) is not what was sent"
+    )))
 }
 
 /// The payload tested on itself: a check that finds nothing would prove nothing.
@@ -116,7 +127,10 @@ fn errors_are_found(_: &super::world::World) {
     lost.drain(1_500_000..1_501_460);
     assert!(fails(&lost).contains("the byte at"));
     let mut doubled = stream.clone();
-    doubled.splice(65_536..65_536, stream[65_536 - 1460..65_536].iter().copied());
+    doubled.splice(
+        65_536..65_536,
+        stream[65_536 - 1460..65_536].iter().copied(),
+    );
     assert!(fails(&doubled).contains("the byte at"));
     assert!(fails(&stream[..stream.len() - 1]).contains("ended after"));
     let mut more = stream.clone();

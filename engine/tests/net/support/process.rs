@@ -38,7 +38,12 @@ struct Entry {
 impl Registry {
     /// Starts a command; its stderr is kept, its stdout as well unless the caller set another.
     #[track_caller]
-    pub(crate) fn spawn(&self, mut command: Command, stdin: Stdio, stdout: Option<Stdio>) -> Process {
+    pub(crate) fn spawn(
+        &self,
+        mut command: Command,
+        stdin: Stdio,
+        stdout: Option<Stdio>,
+    ) -> Process {
         let what: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
         let what = what.join(" ");
         let stderr = tempfile::tempfile().expect("a temporary file");
@@ -46,12 +51,24 @@ impl Registry {
         let copy = |file: &File| file.try_clone().expect("a descriptor is free");
         command.stdin(stdin).stderr(copy(&stderr));
         command.stdout(stdout.unwrap_or_else(|| copy(&kept).into()));
-        let child = command.spawn().unwrap_or_else(|error| panic!("{what}: {error}"));
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
         let pidfd = Arc::new(pidfd.expect("a child that was not waited for has its pid"));
-        let entry = Entry { what, pidfd: Arc::clone(&pidfd), stderr: copy(&stderr) };
+        let entry = Entry {
+            what,
+            pidfd: Arc::clone(&pidfd),
+            stderr: copy(&stderr),
+        };
         self.0.lock().expect("no holder panics").push(entry);
-        Process { child, pidfd, stdout: kept, stderr, status: None }
+        Process {
+            child,
+            pidfd,
+            stdout: kept,
+            stderr,
+            status: None,
+        }
     }
 
     /// Kills whatever still runs.
@@ -129,8 +146,12 @@ impl Drop for Process {
 
 /// Reads a file whose offset belongs to its writer.
 fn contents(file: &File) -> Vec<u8> {
-    let length = file.metadata().expect("a temporary file has a length").len();
+    let length = file
+        .metadata()
+        .expect("a temporary file has a length")
+        .len();
     let mut bytes = vec![0; usize::try_from(length).expect("it fits into memory")];
-    file.read_exact_at(&mut bytes, 0).expect("a temporary file only grows");
+    file.read_exact_at(&mut bytes, 0)
+        .expect("a temporary file only grows");
     bytes
 }

@@ -61,7 +61,11 @@ fn leash(arguments: Vec<OsString>) -> ExitCode {
 fn pass_on(standard: &impl AsFd) -> OsString {
     let copy = fcntl_dupfd_cloexec(standard, 3).expect("a descriptor is free");
     fcntl_setfd(&copy, FdFlags::empty()).expect("the descriptor is open");
-    let null = File::options().read(true).write(true).open("/dev/null").expect("/dev/null opens");
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .expect("/dev/null opens");
     match standard.as_fd().as_raw_fd() {
         0 => rustix::stdio::dup2_stdin(null).expect("stdin can be replaced"),
         _ => rustix::stdio::dup2_stdout(null).expect("stdout can be replaced"),
@@ -76,8 +80,13 @@ fn hold() -> ExitCode {
     let mut control = SendAncillaryBuffer::new(&mut space);
     let descriptors = [namespace.as_fd()];
     assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
-    sendmsg(&stdin, &[IoSlice::new(b"n")], &mut control, SendFlags::empty())
-        .expect("stdin is the socket that the test gave");
+    sendmsg(
+        &stdin,
+        &[IoSlice::new(b"n")],
+        &mut control,
+        SendFlags::empty(),
+    )
+    .expect("stdin is the socket that the test gave");
     // Closed by the test when it is done with this guest.
     let _ = stdin.lock().read(&mut [0]);
     ExitCode::SUCCESS

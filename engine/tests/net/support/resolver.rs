@@ -57,8 +57,12 @@ fn serve_udp(socket: &UdpSocket, address: Ipv4Addr, log: &Mutex<Vec<Seen>>) {
             reply[2] |= 2;
             reply[6..8].fill(0);
         }
-        log.lock().expect("no holder panics").push(Seen { query, from });
-        socket.send_to(&reply, from).expect("the forwarder was just there");
+        log.lock()
+            .expect("no holder panics")
+            .push(Seen { query, from });
+        socket
+            .send_to(&reply, from)
+            .expect("the forwarder was just there");
     }
 }
 
@@ -68,7 +72,9 @@ fn serve_tcp(listener: &TcpListener, address: Ipv4Addr, log: &Arc<Mutex<Vec<Seen
         thread::spawn(move || {
             while let Some(query) = read_message(&mut stream) {
                 let reply = answer(&query, address);
-                log.lock().expect("no holder panics").push(Seen { query, from });
+                log.lock()
+                    .expect("no holder panics")
+                    .push(Seen { query, from });
                 if stream.write_all(&framed(&reply)).is_err() {
                     break;
                 }
@@ -101,7 +107,9 @@ pub(crate) fn question(id: u16, name: &str) -> Vec<u8> {
         message.extend(label.as_bytes());
     }
     message.extend([0, 0, 1, 0, 1]);
-    message.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 8, 0xfd, 0xe9, 0, 4, 1, 2, 3, 4]);
+    message.extend([
+        0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 8, 0xfd, 0xe9, 0, 4, 1, 2, 3, 4,
+    ]);
     message
 }
 

@@ -20,7 +20,9 @@ pub(crate) fn listen_at(address: SocketAddr) -> TcpListener {
     if address.is_ipv6() {
         socket.set_only_v6(true).expect("not bound yet");
     }
-    socket.bind(&address.into()).unwrap_or_else(|error| panic!("bind {address}: {error}"));
+    socket
+        .bind(&address.into())
+        .unwrap_or_else(|error| panic!("bind {address}: {error}"));
     socket.listen(4096).expect("a bound socket can listen");
     socket.into()
 }
@@ -33,7 +35,9 @@ pub(crate) fn udp(on: impl Into<IpAddr>) -> UdpSocket {
 
 /// Sends back what comes, connection by connection, until the test's process ends.
 pub(crate) fn spawn_tcp_echo(listener: TcpListener) -> SocketAddr {
-    let address = listener.local_addr().expect("a bound socket has an address");
+    let address = listener
+        .local_addr()
+        .expect("a bound socket has an address");
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             thread::spawn(move || echo(stream));
@@ -48,7 +52,9 @@ pub(crate) fn spawn_udp_echo(socket: UdpSocket) -> SocketAddr {
     thread::spawn(move || {
         let mut buffer = vec![0; 1 << 16];
         while let Ok((n, from)) = socket.recv_from(&mut buffer) {
-            socket.send_to(&buffer[..n], from).expect("the guest was just there");
+            socket
+                .send_to(&buffer[..n], from)
+                .expect("the guest was just there");
         }
     });
     address
@@ -67,8 +73,12 @@ fn echo(mut stream: TcpStream) {
 /// Sends a message and waits for its echo.
 #[track_caller]
 pub(crate) fn round_trip(mut stream: &TcpStream, message: &[u8]) {
-    stream.write_all(message).expect("the connection takes a message");
+    stream
+        .write_all(message)
+        .expect("the connection takes a message");
     let mut back = vec![0; message.len()];
-    stream.read_exact(&mut back).expect("the message comes back");
+    stream
+        .read_exact(&mut back)
+        .expect("the message comes back");
     assert_eq!(back, message);
 }

@@ -127,13 +127,22 @@ impl World {
     }
 
     /// Gives the calling thread mounts of its own, which what it starts then sees as well.
-    pub(crate) fn own_mounts(&self) {
+    fn own_mounts(&self) {
         if !self.has_own_mounts.replace(true) {
             unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace can be made");
             let none: Option<&str> = None;
             mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)
                 .expect("mounts can be made private");
         }
+    }
+
+    /// Puts an empty directory over another for this world only.
+    #[track_caller]
+    pub(crate) fn mount_empty(&self, target: &str) {
+        self.own_mounts();
+        let (kind, mode) = (Some("tmpfs"), Some("mode=755"));
+        mount(kind, target, kind, MsFlags::empty(), mode)
+            .unwrap_or_else(|error| panic!("a tmpfs over {target}: {error}"));
     }
 
     /// Puts a file over another for this world only.
@@ -172,7 +181,9 @@ impl World {
         ip("route add 198.18.102.0/24 via 198.18.100.2");
         ip("route add 2001:db8:101::/64 via 2001:db8:100::2");
         ip("route add 2001:db8:102::/64 via 2001:db8:100::2");
-        Router { _namespace: namespace }
+        Router {
+            _namespace: namespace,
+        }
     }
 
     /// The numbers of this world's processes, however they were started.
@@ -180,11 +191,16 @@ impl World {
         let mark = format!("{MARK}={}", self.mark);
         let marked = |pid: &u32| {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|&byte| byte == 0).any(|entry| entry == mark.as_bytes())
+            environment
+                .split(|&byte| byte == 0)
+                .any(|entry| entry == mark.as_bytes())
         };
         let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
         let numbers = entries.filter_map(|entry| {
-            std::str::from_utf8(entry.file_name().as_bytes()).ok()?.parse().ok()
+            std::str::from_utf8(entry.file_name().as_bytes())
+                .ok()?
+                .parse()
+                .ok()
         });
         numbers.filter(marked).collect()
     }
@@ -226,7 +242,10 @@ pub(crate) fn any(like: IpAddr) -> SocketAddr {
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "never came true: {what}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "never came true: {what}"
+        );
         thread::sleep(Duration::from_millis(10));
     }
 }

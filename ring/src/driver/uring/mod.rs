@@ -90,6 +90,7 @@ const GROUP_DATAGRAM: u16 = 3;
 
 /// The driver over io_uring. Make it on the thread that uses it; it cannot move to another.
 pub struct Uring {
+    /// First, so that it is closed before the memory below goes.
     ring: IoUring,
     features: Features,
     config: UringConfig,
