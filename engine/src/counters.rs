@@ -29,7 +29,7 @@ counters! {
     FramesIn "frames from the guest",
     FramesOut "frames to the guest",
     BytesUp "payload bytes from the guest taken by host sockets",
-    BytesDown "payload bytes from host sockets acknowledged by or sent to the guest",
+    BytesDown "payload bytes from host sockets sent to the guest",
     Batches "batches of completions",
     TcpOpened "TCP connections asked for by the guest",
     TcpConnected "TCP connections that the host side accepted",
@@ -68,6 +68,8 @@ counters! {
     DroppedLane "dropped: the lane to the owning core was full",
     DroppedSend "dropped: a datagram that the host did not take",
     DroppedIcmpRate "dropped: ICMP errors above the rate limit",
+    LostAtEnd "lost: acknowledged bytes that host sockets did not take before the end",
+    DroppedAtEnd "dropped: a frame that came while the engine was ending",
     DroppedService "dropped: DNS or DHCP while the service was busy",
 }
 

@@ -17,7 +17,7 @@ use towpath_stack::neighbor::Neighbors;
 
 use crate::config::EngineConfig;
 use crate::control::{Control, ServiceCounters};
-use crate::core::{Core, CoreEnd, CoreSeed, Peers};
+use crate::core::{Core, CoreSeed, Peers, Report};
 use crate::counters::{CoreCounters, Totals};
 use crate::placement::{self, Threads};
 use crate::policy::admission::Admission;
@@ -230,14 +230,26 @@ fn run_core(
     let service = driver.adopt(service);
     let mut core = Core::new(driver, service, seed);
     let _ = ready.send(Ok(()));
-    let reason = match core.run() {
-        CoreEnd::Stopped => return,
-        CoreEnd::LinkGone(error) => format!("the guest's TAP is gone: {error}"),
-        CoreEnd::Driver(error) => format!("the I/O driver failed: {error}"),
-    };
-    tracing::info!(core = id, "{reason}");
-    let _ = failure.reason.set(reason);
-    let _ = rustix::io::write(&failure.event, &1_u64.to_ne_bytes());
+    if let Err(error) = core.run(failure) {
+        failure.tell(format!("the I/O driver failed: {error}"));
+    }
+}
+
+impl Failure {
+    fn tell(&self, reason: String) {
+        tracing::info!("{reason}");
+        // The first reason counts.
+        if self.reason.set(reason).is_ok() {
+            // An eventfd that can't be written to is full of tidings already.
+            let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+impl Report for Failure {
+    fn link_gone(&self, error: io::Error) {
+        self.tell(format!("the guest's TAP is gone: {error}"));
+    }
 }
 
 /// Gives each core a queue; cores beyond the number of queues write to a duplicate of one.

@@ -95,13 +95,18 @@ impl Program {
         }
     }
 
+    /// The last line that it wrote to its standard error.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        let text = fs::read_to_string(&self.errors).ok()?;
+        let last = text.lines().rev().find(|line| !line.trim().is_empty())?;
+        Some(last.trim().trim_start_matches("towpath-perf: ").to_owned())
+    }
+
     fn ended(&self, status: ExitStatus) -> Failure {
-        let text = fs::read_to_string(&self.errors).unwrap_or_default();
-        let last = text.lines().rev().find(|line| !line.trim().is_empty());
-        let own = last.map(|line| line.trim().trim_start_matches("towpath-perf: "));
-        match own {
-            Some(line) => Failure::new(format!("{}: {line}", self.name)),
-            None => Failure::new(format!("{} ended without a word ({status})", self.name)),
+        let name = &self.name;
+        match self.last_words() {
+            Some(line) => Failure::new(format!("{name}: {line}")),
+            None => Failure::new(format!("{name} ended without a word ({status})")),
         }
     }
 }

@@ -133,8 +133,11 @@ impl World {
                 Ok(()) => return Ok(()),
                 Err(failure) if Instant::now() > end => {
                     let (peer, seconds) = (self.peer.name(), READY.as_secs());
+                    let words = self.engine.as_ref().and_then(Program::last_words);
+                    let words =
+                        words.map_or_else(String::new, |words| format!("; it says: {words}"));
                     return Err(Failure::new(format!(
-                        "{peer} carried nothing in {seconds} s: {failure}"
+                        "{peer} carried nothing in {seconds} s: {failure}{words}"
                     )));
                 }
                 Err(_) => thread::sleep(Duration::from_millis(20)),

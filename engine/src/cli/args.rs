@@ -89,7 +89,6 @@ pub(super) struct Run {
     #[command(flatten)]
     pub(super) log: Log,
     /// The command and its arguments
-    /// The command and its arguments; what follows it is its own
     #[arg(
         required = true,
         trailing_var_arg = true,

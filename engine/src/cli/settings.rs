@@ -9,7 +9,7 @@ use crate::guest::Failure;
 use crate::subnet::Occupied;
 
 /// How long a DHCP lease lasts.
-const LEASE: Duration = Duration::from_secs(3600);
+pub(super) const LEASE: Duration = Duration::from_secs(3600);
 
 /// Settings for these options, on the network where this process is.
 pub(super) fn engine_config(arguments: &args::Network) -> Result<EngineConfig, Failure> {

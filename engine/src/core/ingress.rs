@@ -81,6 +81,10 @@ impl<D: Driver> Core<D> {
         if may_move {
             self.counters.bump(Counter::FramesIn);
         }
+        if self.is_draining() {
+            // Not acknowledged, so the guest knows that it has not arrived.
+            return self.counters.bump(Counter::DroppedAtEnd);
+        }
         let bytes = frame.bytes();
         let (offload, ethernet) = if self.egress.features().offload_header {
             match Offload::parse(bytes) {

@@ -102,6 +102,8 @@ pub(crate) struct Core<D: Driver> {
     pub(crate) starved: Vec<u32>,
     /// Bytes copied out of pooled buffers.
     pub(crate) held_bytes: usize,
+    /// When flows were last looked through for buffers to free.
+    pub(crate) relieved_at: Instant,
     pub(crate) sockets: SocketPool,
     pub(crate) service: SocketId,
     pub(crate) dns_stream: towpath_ring::driver::Remote,
@@ -116,17 +118,25 @@ pub(crate) struct Core<D: Driver> {
     /// Cores that got something over a lane in this batch.
     to_wake: Vec<bool>,
     peers: Arc<Peers>,
+    /// Set when the core only carries out what it owes to host sockets.
+    draining: Option<Draining>,
 }
 
-/// Why a core's loop ended.
-#[derive(Debug)]
-pub(crate) enum CoreEnd {
-    /// It was told to stop.
-    Stopped,
+/// The last thing that a core does: hand over what it acknowledged.
+#[derive(Clone, Copy)]
+struct Draining {
+    /// What was still owed when something last moved, and when that was.
+    owed: u64,
+    moved_at: Instant,
+}
+
+/// How long the last bytes may stand still before they are given up.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a core tells the engine.
+pub(crate) trait Report {
     /// The link is gone, e.g. because the guest's namespace is.
-    LinkGone(std::io::Error),
-    /// The driver failed.
-    Driver(std::io::Error),
+    fn link_gone(&self, error: std::io::Error);
 }
 
 impl<D: Driver> Core<D> {
@@ -157,6 +167,8 @@ impl<D: Driver> Core<D> {
             blocked: Vec::new(),
             starved: Vec::new(),
             held_bytes: 0,
+            relieved_at: now,
+            draining: None,
             sockets: SocketPool::default(),
             service,
             dns_stream: seed.dns_stream,
@@ -174,29 +186,22 @@ impl<D: Driver> Core<D> {
         }
     }
 
-    /// Runs until told to stop or until the link or the driver fails.
-    pub(crate) fn run(&mut self) -> CoreEnd {
+    /// Runs until told to stop, or until the driver fails. Bytes that were acknowledged to the guest
+    /// are handed to their host sockets before it ends, unless those stop taking them.
+    pub(crate) fn run(&mut self, report: &impl Report) -> std::io::Result<()> {
         if self.reads_link {
             self.driver.read_link(self.link);
         }
-        self.driver
-            .receive_from(self.service, FlowId::SERVICE.token());
+        self.driver.receive_from(self.service, FlowId::SERVICE.token());
         self.sockets.refill(&mut self.driver, usize::MAX);
         let mut completions = Vec::with_capacity(1024);
         loop {
             let deadline = self.next_deadline();
-            if let Err(error) = self.driver.wait(deadline, &mut completions) {
-                return CoreEnd::Driver(error);
-            }
+            self.driver.wait(deadline, &mut completions)?;
             self.now = Instant::from_nanos(self.driver.now());
-            if self.peers.stop.load(Ordering::Relaxed) {
-                return CoreEnd::Stopped;
-            }
             let few = completions.len() < 16;
             for completion in completions.drain(..) {
-                if let Err(end) = self.on_completion(completion) {
-                    return end;
-                }
+                self.on_completion(completion, report);
             }
             self.drain_lanes();
             self.flush_udp_run();
@@ -208,29 +213,50 @@ impl<D: Driver> Core<D> {
             if few {
                 self.sockets.refill(&mut self.driver, 4);
             }
+            if self.peers.stop.load(Ordering::Relaxed) && self.is_drained() {
+                // What the last flush queued is submitted, not waited for.
+                return self.driver.wait(Some(0), &mut completions);
+            }
         }
+    }
+
+    /// Whether the core only carries out what it owes.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.is_some()
+    }
+
+    /// Whether nothing is owed to host sockets any more, or they take no more.
+    fn is_drained(&mut self) -> bool {
+        let owed = self.tcp.iter_mut().map(|(_, flow)| flow.owed_bytes()).sum();
+        let now = self.now;
+        let draining = self.draining.get_or_insert(Draining { owed, moved_at: now });
+        if draining.owed != owed {
+            *draining = Draining { owed, moved_at: now };
+        }
+        if owed > 0 && now.since(draining.moved_at) < DRAIN_PATIENCE {
+            return false;
+        }
+        if owed > 0 {
+            self.counters.add(Counter::LostAtEnd, owed);
+            tracing::warn!(bytes = owed, "host sockets did not take the guest's last bytes in time");
+        }
+        true
     }
 
     fn next_deadline(&self) -> Option<u64> {
         let timers = self.timers.next();
         let fragments = self.reassembler.poll_at();
-        let next = match (timers, fragments) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let next = [timers, fragments].into_iter().flatten().min();
         // Starved flows wait for buffers that come back without a completion of their own.
         let retry = (!self.starved.is_empty()).then(|| self.now + Duration::from_millis(1));
-        match (next, retry) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
-        .map(Instant::as_nanos)
+        let drain = self.draining.map(|_| self.now + Duration::from_millis(100));
+        [next, retry, drain].into_iter().flatten().min().map(Instant::as_nanos)
     }
 
-    fn on_completion(&mut self, completion: Completion) -> Result<(), CoreEnd> {
+    fn on_completion(&mut self, completion: Completion, report: &impl Report) {
         match completion {
             Completion::Frame { frame, .. } => self.on_frame(frame, true),
-            Completion::LinkEnd { error, .. } => return Err(CoreEnd::LinkGone(error.into())),
+            Completion::LinkEnd { error, .. } => report.link_gone(error.into()),
             Completion::Connected { token, result } => {
                 self.on_connected(FlowId::from_token(token).index, result);
             }
@@ -276,7 +302,6 @@ impl<D: Driver> Core<D> {
             }
             Completion::Woken => {}
         }
-        Ok(())
     }
 
     /// The core that owns a flow with this hash, if it is another one.

@@ -94,6 +94,7 @@ pub fn stage(arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
         INIT => Some(init::main(arguments)),
         JOIN => Some(join::main(arguments)),
         PROBE => Some(probe::main()),
+        crate::demo::guest::STAGE => Some(crate::demo::guest::main(arguments)),
         _ => None,
     }
 }

@@ -54,6 +54,12 @@ impl Signals {
     /// The next signal that is there, if any; does not wait.
     pub(crate) fn next(&self) -> Option<Arrival> {
         let info = self.0.read_signal().ok()??;
+        tracing::debug!(
+            signal = info.ssi_signo,
+            code = info.ssi_code,
+            sender = info.ssi_pid,
+            "signal"
+        );
         Some(Arrival {
             number: i32::try_from(info.ssi_signo).unwrap_or(0),
             // SI_USER, SI_QUEUE and SI_TKILL are zero or less; SI_KERNEL is above.

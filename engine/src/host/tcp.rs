@@ -28,6 +28,7 @@
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use towpath_ring::buffer::Slice;
@@ -57,6 +58,15 @@ const SEND_SLICES: usize = 64;
 pub(crate) const FRAME_SLICES: usize = 32;
 /// Receives up to this size are appended to the buffer before them when there is room.
 const COALESCE_MAX: usize = 4096;
+/// The TTL that nearly every guest uses, and the host too.
+const DEFAULT_HOPS: u8 = 64;
+/// The most hops that tracers try.
+const TRACED_HOPS: u8 = 30;
+/// Receives up to this size are copied out of their buffer when half of the buffers are taken: many
+/// connections with one small message each would pin 16 KiB for each.
+const SMALL: usize = 2048;
+/// How often all flows may be looked through for buffers that stand still.
+const RELIEF_INTERVAL: Duration = Duration::from_millis(1);
 /// Bytes of the waiting send of a blocked flow.
 const PROBE_BYTES: usize = 1024;
 
@@ -66,6 +76,9 @@ pub(crate) fn config() -> tcp::Config {
         window_max: WINDOW_MAX,
         window_scale: 7,
         out_of_order_max: WINDOW_MAX,
+        // 2 MSL (RFC 9293 §3.4.2) on a link where nothing is delayed for longer than its queue.
+        // A minute would keep the places of 600,000 connections at 10,000 a second.
+        time_wait: Duration::from_secs(1),
         ..tcp::Config::default()
     }
 }
@@ -189,7 +202,7 @@ impl<D: Driver> Core<D> {
         }
         if received.acked > 0 {
             let owned = trim(&mut flow.download, received.acked as usize);
-            self.held_bytes -= owned;
+            self.held_bytes = self.held_bytes.saturating_sub(owned);
             flow.download_bytes -= received.acked;
         }
         if !received.deliver.is_empty() {
@@ -258,14 +271,16 @@ impl<D: Driver> Core<D> {
             self.counters.bump(Counter::RefusedSockets);
             return self.reset(input);
         };
-        // A guest that sets a hop limit of its own traces a route, or wants it kept: then the
-        // errors that routers send are wanted too. 64 is what nearly every guest uses.
-        let traces = input.hop_limit != 64 && kind != SocketKind::UnixStream;
-        if traces {
-            // Best effort: a host that refuses these still connects.
+        let inet = kind != SocketKind::UnixStream;
+        if inet && input.hop_limit != DEFAULT_HOPS {
+            // Best effort: a host that refuses it still connects.
             let _ = self.driver.set_hop_limit(socket, input.hop_limit);
-            let _ = self.driver.set_report_errors(socket);
         }
+        // So few hops are a route being traced: then the errors that routers send are wanted, which
+        // for an ordinary connection would turn passing trouble into its end (ip(7), IP_RECVERR).
+        let traces = inet
+            && input.hop_limit <= TRACED_HOPS
+            && self.driver.set_report_errors(socket).is_ok();
         let config = if input.key.guest_address.is_v4() {
             &self.tcp_config4
         } else {
@@ -406,7 +421,8 @@ impl<D: Driver> Core<D> {
         match result {
             Ok(bytes) => {
                 let bytes = bytes.min(flow.upload_bytes);
-                self.held_bytes -= trim(&mut flow.upload, bytes as usize);
+                let owned = trim(&mut flow.upload, bytes as usize);
+                self.held_bytes = self.held_bytes.saturating_sub(owned);
                 flow.upload_bytes -= bytes;
                 self.counters.add(Counter::BytesUp, u64::from(bytes));
                 let blocked = flow.upload_bytes > 0 && bytes == 0;
@@ -429,15 +445,24 @@ impl<D: Driver> Core<D> {
         if flow.marks.released {
             return;
         }
-        flow.download_bytes += data.len() as u32;
-        let small = data.len() <= COALESCE_MAX;
-        if !(small
-            && flow
-                .download
-                .back_mut()
-                .is_some_and(|last| last.try_append(data.bytes())))
-        {
-            flow.download.push_back(data);
+        let bytes = data.len();
+        flow.download_bytes += bytes as u32;
+        let appended = bytes <= COALESCE_MAX
+            && flow.download.back_mut().is_some_and(|last| {
+                let appended = last.try_append(data.bytes());
+                if appended && !last.is_pooled() {
+                    self.held_bytes += bytes;
+                }
+                appended
+            });
+        if !appended {
+            let levels = self.driver.levels();
+            if bytes <= SMALL && levels.stream_free < levels.stream_total / 2 {
+                self.held_bytes += bytes;
+                flow.download.push_back(Slice::from_vec(data.bytes().to_vec()));
+            } else {
+                flow.download.push_back(data);
+            }
         }
         self.mark_dirty(index);
     }
@@ -632,7 +657,7 @@ impl<D: Driver> Core<D> {
             .filter(|s| !s.is_pooled())
             .map(Slice::len)
             .sum();
-        self.held_bytes -= held;
+        self.held_bytes = self.held_bytes.saturating_sub(held);
         flow.upload = VecDeque::new();
         flow.download = VecDeque::new();
         self.free_when_idle(index);
@@ -675,7 +700,9 @@ impl<D: Driver> Core<D> {
         }
         if levels.stream_free < levels.stream_total / 4
             && self.held_bytes < self.limits.buffer_bytes
+            && self.now.since(self.relieved_at) >= RELIEF_INTERVAL
         {
+            self.relieved_at = self.now;
             for (_, flow) in self.tcp.iter_mut() {
                 if flow.marks.released || flow.download_bytes == 0 {
                     continue;
@@ -700,6 +727,11 @@ impl<D: Driver> Core<D> {
 }
 
 impl TcpFlow {
+    /// Bytes that the guest was told we have, and that the host kernel has not taken yet.
+    pub(crate) fn owed_bytes(&self) -> u64 {
+        if self.marks.released { 0 } else { u64::from(self.upload_bytes) }
+    }
+
     fn take_upload(&mut self, slice: Slice) {
         let bytes = slice.len() as u32;
         self.upload_bytes += bytes;

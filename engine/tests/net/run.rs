@@ -421,7 +421,6 @@ fn logs_as_json(world: &World) {
 fn own_user(world: &World) {
     const USER: u32 = 12_345;
     let directory = tempfile::tempdir().unwrap();
-    world.own_mounts();
     let device = nix::mount::MsFlags::empty();
     nix::mount::mount(
         Some("tmpfs"),

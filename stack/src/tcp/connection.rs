@@ -118,7 +118,8 @@ impl Connection {
 
     /// The next bytes that had been kept because they came out of order and now follow what
     /// [`Received::deliver`](super::Received::deliver) named. Call until `None` when
-    /// [`Received::reassembled`](super::Received::reassembled) says so, before the next segment.
+    /// [`Received::reassembled`](super::Received::reassembled) says so; what is not taken before the
+    /// next segment is lost.
     pub fn take_reassembled(&mut self) -> Option<Vec<u8>> {
         self.receive.take_reassembled()
     }

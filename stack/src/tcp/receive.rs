@@ -214,6 +214,8 @@ impl Receiver {
         fin: bool,
         full_max: u16,
     ) -> Taken {
+        // What was not taken in time would now come after what follows it.
+        while self.take_reassembled().is_some() {}
         let mut taken = Taken::default();
         let mut end = sequence + payload.len() as u32;
         let mut fin = fin;

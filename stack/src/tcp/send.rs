@@ -172,7 +172,7 @@ impl Sender {
         }
         self.una = self.max;
         self.nxt = self.max;
-        self.recover = self.max;
+        self.recover = self.max - 1;
         self.high_retransmitted = self.max;
         self.congestion
             .start(u32::from(mss), config.initial_window, self.attempts > 0);
@@ -263,6 +263,8 @@ impl Sender {
         match self.recovery {
             Recovery::Open => {
                 self.duplicates = 0;
+                // Keeps it within reach of comparison, and before `una` unless it is there now.
+                self.recover = self.recover.max(ack - 1);
                 self.congestion.on_ack(covered, mss, flight);
             }
             Recovery::Fast if self.recover.at_or_before(ack) => {

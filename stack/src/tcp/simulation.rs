@@ -333,10 +333,12 @@ impl World {
             if end.finished {
                 end.may_write = true;
             }
-            if let TimerOutcome::Gone(reason) = end.connection.on_timer(now, &end.config) {
-                if reason != Reason::TimeWaitOver {
+            match end.connection.on_timer(now, &end.config) {
+                TimerOutcome::Gone(Reason::TimeWaitOver) => {}
+                TimerOutcome::Gone(reason) => {
                     return Err(format!("end {index} is gone: {reason:?}"));
                 }
+                TimerOutcome::Idle | TimerOutcome::Transmit => {}
             }
             end.act(now, &mut self.random, &self.plan, index == 1);
             self.transmit(index, &mut end)?;

@@ -1,0 +1,186 @@
+//! What the guest sends, and what it is told.
+
+use super::*;
+
+#[test]
+fn one_ack_answers_a_batch() {
+    let mut bench = Bench::seasoned(Bench::plain());
+    for _ in 0..5 {
+        assert_eq!(bench.data(1000).deliver, 0..1000);
+    }
+    let ack = bench.one_out().segment;
+    assert_eq!((ack.flags, ack.acknowledgment), (ACK, Seq(22_001)));
+}
+
+#[test]
+fn a_lone_segment_is_acknowledged_after_the_delay_or_with_data() {
+    // RFC 9293 §3.8.6.3.
+    let mut bench = Bench::seasoned(Bench::plain());
+    bench.data(10);
+    assert_eq!(bench.out(), []);
+    let delay = bench.config.delayed_ack;
+    assert_eq!(bench.wait_next(), (delay, TimerOutcome::Transmit));
+    assert_eq!(bench.flags_out(), [ACK]);
+    bench.data(10);
+    assert_eq!(bench.out(), []);
+    bench.queue.bytes = 5;
+    let answer = bench.one_out();
+    assert_eq!(answer.payload, 0..5);
+    assert_eq!(answer.segment.acknowledgment, Seq(17_021));
+    bench.ack_to(5006);
+    assert_eq!(bench.wait(delay), TimerOutcome::Idle);
+}
+
+#[test]
+fn a_gap_is_told_with_sack_in_one_ack() {
+    // RFC 2018 §4.
+    let mut bench = Bench::seasoned(Bench::with_sack());
+    bench.data_at(18_001, 1000);
+    bench.data_at(20_001, 1000);
+    let ack = bench.one_out().segment;
+    assert_eq!(ack.acknowledgment, Seq(17_001));
+    let blocks = [(Seq(20_001), Seq(21_001)), (Seq(18_001), Seq(19_001))];
+    assert_eq!(ack.options.sack.as_slice(), &blocks);
+    let received = bench.data_at(17_001, 1000);
+    assert!(received.reassembled);
+    assert_eq!(bench.connection.take_reassembled(), Some(vec![7; 1000]));
+    assert_eq!(bench.connection.take_reassembled(), None);
+    let ack = bench.one_out().segment;
+    assert_eq!(ack.acknowledgment, Seq(19_001));
+    assert_eq!(ack.options.sack.as_slice(), &blocks[..1]);
+}
+
+#[test]
+fn sack_blocks_take_their_room_from_the_payload() {
+    // RFC 6691 §2: the MSS does not count options.
+    let options = Options {
+        timestamps: Some(Timestamps { value: 1, echo: 0 }),
+        ..Bench::with_sack()
+    };
+    let mut bench = Bench::held(options);
+    bench.accept();
+    let echo = bench.one_out().segment.options.timestamps.unwrap().value;
+    let timestamps = Some(Timestamps { value: 1, echo });
+    let mut ack = bench.header(ACK);
+    ack.options.timestamps = timestamps;
+    assert!(bench.on(&ack, 0).established);
+    assert_eq!(bench.connection.effective_mss(), 988);
+    bench.on(
+        &Segment {
+            sequence: Seq(1101),
+            ..ack
+        },
+        100,
+    );
+    bench.queue.bytes = 3000;
+    assert_eq!(bench.out()[0].gso_size, Some(988 - 12));
+}
+
+#[test]
+fn resets_must_match_exactly() {
+    // RFC 5961 §3.2.
+    let mut bench = Bench::established(Bench::plain());
+    let reset = bench.header(Flags::RST);
+    let beyond = Segment {
+        sequence: Seq(90_000),
+        ..reset
+    };
+    assert_eq!(bench.on(&beyond, 0).dropped, Some(Dropped::ResetRejected));
+    assert_eq!(bench.out(), []);
+    let inside = Segment {
+        sequence: Seq(1002),
+        ..reset
+    };
+    assert_eq!(bench.on(&inside, 0).dropped, Some(Dropped::ResetRejected));
+    assert_eq!(bench.flags_out(), [ACK]);
+    let received = bench.on(&reset, 0);
+    assert!(received.reset && received.closed && bench.connection.is_closed());
+    assert_eq!(bench.out(), []);
+    assert_eq!(bench.ack().dropped, Some(Dropped::Closed));
+}
+
+#[test]
+fn a_syn_in_a_connection_is_challenged_but_not_without_end() {
+    // RFC 5961 §4.2 and §7.
+    let mut bench = Bench::established(Bench::plain());
+    let mut answers = 0;
+    for i in 0..20 {
+        let received = bench.on(&Bench::syn(1000 + 100 * i, Bench::plain()), 0);
+        assert_eq!(received.dropped, Some(Dropped::UnexpectedSyn));
+        answers += bench.out().len();
+    }
+    assert_eq!(answers, 5);
+    bench.wait(ms(1000));
+    bench.on(&Bench::syn(1000, Bench::plain()), 0);
+    assert_eq!(bench.flags_out(), [ACK]);
+    assert_eq!(bench.state(), State::Established);
+}
+
+#[test]
+fn acks_of_what_was_never_sent_or_long_ago_are_refused() {
+    // RFC 5961 §5.2.
+    for ack in [5002, 5001u32.wrapping_sub(20_001)] {
+        let mut bench = Bench::established(Bench::plain());
+        bench.guest.1 = ack;
+        let received = bench.data(10);
+        assert_eq!(
+            (received.deliver.len(), received.dropped),
+            (0, Some(Dropped::BadAck))
+        );
+        assert_eq!(bench.flags_out(), [ACK]);
+    }
+    let mut bench = Bench::established(Bench::plain());
+    bench.guest.1 = 5000;
+    assert_eq!(bench.data(10).deliver, 0..10);
+}
+
+#[test]
+fn old_timestamps_are_refused_and_missing_ones_too() {
+    // RFC 7323 §5.3 R1 and §3.2.
+    let stamped = |value| Some(Timestamps { value, echo: 0 });
+    let mut bench = Bench::held(Options {
+        timestamps: stamped(50),
+        ..Bench::plain()
+    });
+    bench.accept();
+    bench.out();
+    let mut segment = bench.header(ACK);
+    assert_eq!(
+        bench.on(&segment, 0).dropped,
+        Some(Dropped::TimestampMissing)
+    );
+    segment.options.timestamps = stamped(51);
+    assert!(bench.on(&segment, 0).established);
+    segment.options.timestamps = stamped(49);
+    assert_eq!(bench.on(&segment, 10).dropped, Some(Dropped::PawsRejected));
+    assert_eq!(bench.flags_out(), [ACK]);
+    segment.options.timestamps = stamped(51);
+    assert_eq!(bench.on(&segment, 10).deliver, 0..10);
+}
+
+#[test]
+fn a_reader_that_stops_closes_the_window_and_a_restart_opens_it() {
+    let mut bench = Bench::established(Bench::plain());
+    bench.connection.set_receive_room(10_000);
+    for _ in 0..10 {
+        bench.data(1000);
+    }
+    assert_eq!(bench.one_out().segment.window, 0);
+    // A probe is answered, and what it acknowledges counts (RFC 9293 §3.8.6.1).
+    bench.queue.bytes = 10;
+    assert_eq!(bench.ranges_out(), [(5001, 10)]);
+    bench.guest.1 = 5011;
+    let received = bench.on(&bench.header(ACK), 1);
+    assert_eq!(
+        (received.acked, received.dropped),
+        (10, Some(Dropped::BeyondWindow))
+    );
+    assert_eq!(bench.one_out().segment.window, 0);
+    // Silly window avoidance (RFC 9293 §3.8.6.2.2).
+    bench.connection.set_receive_room(900);
+    assert_eq!(bench.out(), []);
+    bench.connection.set_receive_room(5_000);
+    let update = bench.one_out().segment;
+    assert_eq!((update.flags, update.window), (ACK, 5_000));
+    assert_eq!(bench.out(), []);
+}

@@ -1,0 +1,158 @@
+//! What leaves, and what is sent again.
+
+use super::*;
+
+#[test]
+fn a_super_frame_is_whole_segments_and_the_last_is_pushed() {
+    let mut bench = Bench::established(Bench::plain());
+    bench.queue = SendQueue {
+        bytes: 8_500,
+        finished: false,
+        segment_max: 3_500,
+    };
+    let out = bench.out();
+    let ranges: Vec<_> = out.iter().map(|t| t.payload.clone()).collect();
+    assert_eq!(ranges, [0..3000, 3000..6000, 6000..8500]);
+    assert!(
+        out.iter()
+            .all(|t| t.gso_size == Some(1000) && !t.retransmission)
+    );
+    let pushed: Vec<_> = out
+        .iter()
+        .map(|t| t.segment.flags.contains(Flags::PSH))
+        .collect();
+    assert_eq!(pushed, [false, false, true]);
+    // One wire segment needs no cutting.
+    assert_eq!(bench.ack_to(13_501).acked, 8_500);
+    bench.queue.bytes = 1_000;
+    let transmit = bench.one_out();
+    assert_eq!((transmit.payload, transmit.gso_size), (0..1000, None));
+}
+
+#[test]
+fn neither_window_is_exceeded() {
+    // RFC 6928 §2 and RFC 9293 §3.8.6.2.1.
+    let mut bench = Bench::established(Bench::plain());
+    bench.queue.bytes = 60_000;
+    assert_eq!(bench.ranges_out(), [(5001, 10_000)]);
+    // Slow start doubles; then the guest's 20,000 are the limit.
+    bench.ack_to(15_001);
+    assert_eq!(bench.ranges_out(), [(15_001, 20_000)]);
+    bench.window = 2_500;
+    bench.ack_to(35_001);
+    assert_eq!(bench.ranges_out(), [(35_001, 2_000)]);
+}
+
+#[test]
+fn three_duplicates_retransmit_without_sack() {
+    // RFC 5681 §3.2, RFC 3042, RFC 6582 §3.2.
+    let mut bench = Bench::established(Bench::plain());
+    bench.queue.bytes = 20_000;
+    bench.out();
+    bench.ack();
+    assert_eq!(bench.ranges_out(), [(15_001, 1000)]);
+    bench.ack();
+    assert_eq!(bench.ranges_out(), [(16_001, 1000)]);
+    bench.ack();
+    let transmit = bench.one_out();
+    assert_eq!((transmit.payload, transmit.retransmission), (0..1000, true));
+    assert_eq!(bench.connection.cwnd(), 6_000 + 3_000);
+    // A partial ACK names the next hole.
+    assert_eq!(bench.ack_to(7_001).acked, 2_000);
+    let out = bench.out();
+    assert_eq!(
+        (out[0].segment.sequence, out[0].retransmission),
+        (Seq(7_001), true)
+    );
+    // A full one ends recovery with half of what was in flight.
+    bench.ack_to(17_001);
+    assert_eq!(bench.connection.cwnd(), 6_000);
+}
+
+#[test]
+fn sack_retransmits_the_holes_and_nothing_else() {
+    // RFC 6675 §5.
+    let mut bench = Bench::established(Bench::with_sack());
+    bench.queue.bytes = 10_000;
+    bench.out();
+    bench.sack(&[(6_001, 8_001), (9_001, 12_001)]);
+    let holes: Vec<_> = bench.ranges_out();
+    assert_eq!(holes, [(5_001, 1_000), (8_001, 1_000)]);
+    bench.ack_to(8_001);
+    bench.sack(&[(9_001, 12_001)]);
+    assert_eq!(bench.out(), []);
+    bench.ack_to(15_001);
+    assert_eq!(bench.connection.cwnd(), 5_000);
+}
+
+#[test]
+fn the_timer_goes_back_to_the_first_and_backs_off() {
+    // RFC 6298 §5, RFC 5681 §3.1; RFC 9293 §3.8.3 for the end.
+    let mut bench = Bench::established(Bench::with_sack());
+    bench.queue.bytes = 5_000;
+    bench.out();
+    bench.sack(&[(6_001, 7_001)]);
+    let mut expected = bench.config.rto_min;
+    for _ in 0..bench.config.retries {
+        let (time, outcome) = bench.wait_next();
+        assert_eq!((time, outcome), (expected, TimerOutcome::Transmit));
+        assert_eq!(bench.ranges_out(), [(5_001, 1_000)]);
+        assert_eq!(bench.connection.cwnd(), 1_000);
+        expected = (expected * 2).min(bench.config.rto_max);
+    }
+    assert_eq!(
+        bench.wait_next().1,
+        TimerOutcome::Gone(Reason::RetransmissionLimit)
+    );
+}
+
+#[test]
+fn after_a_timeout_what_the_guest_holds_is_not_sent_again() {
+    let mut bench = Bench::established(Bench::with_sack());
+    bench.queue.bytes = 5_000;
+    bench.out();
+    bench.sack(&[(6_001, 7_001)]);
+    bench.wait_next();
+    assert_eq!(bench.ranges_out(), [(5_001, 1_000)]);
+    bench.ack_to(7_001);
+    assert_eq!(bench.ranges_out(), [(7_001, 2_000)]);
+    bench.ack_to(9_001);
+    assert_eq!(bench.ranges_out(), [(9_001, 1_000)]);
+}
+
+#[test]
+fn a_closed_window_is_probed_as_long_as_the_guest_answers() {
+    // RFC 9293 §3.8.6.1.
+    let mut bench = Bench::established(Bench::plain());
+    bench.window = 0;
+    bench.ack();
+    bench.queue.bytes = 3_000;
+    assert_eq!(bench.out(), []);
+    let mut last = Duration::ZERO;
+    for _ in 0..100 {
+        let (time, outcome) = bench.wait_next();
+        assert!(time >= last && time <= bench.config.rto_max);
+        last = time;
+        assert_eq!(outcome, TimerOutcome::Transmit);
+        assert_eq!(bench.ranges_out(), [(5_001, 1)]);
+        bench.ack();
+        assert_eq!(bench.out(), []);
+    }
+    bench.window = 5_000;
+    bench.ack();
+    assert_eq!(bench.ranges_out(), [(5_001, 3_000)]);
+    assert_eq!(bench.ack_to(8_001).acked, 3_000);
+
+    bench.window = 0;
+    bench.ack();
+    bench.queue.bytes = 10;
+    bench.out();
+    for _ in 0..bench.config.retries {
+        assert_eq!(bench.wait_next().1, TimerOutcome::Transmit);
+        assert_eq!(bench.ranges_out(), [(8_001, 1)]);
+    }
+    assert_eq!(
+        bench.wait_next().1,
+        TimerOutcome::Gone(Reason::RetransmissionLimit)
+    );
+}
