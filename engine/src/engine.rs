@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
-use towpath_ring::driver::uring::{Uring, UringConfig};
+use towpath_ring::driver::uring::{Features, Uring, UringConfig};
 use towpath_ring::driver::{Driver, LinkId, Remote};
 use towpath_ring::frames::tap::TapQueue;
 use towpath_ring::lane::Lanes;
@@ -114,6 +114,7 @@ impl Engine {
             event,
             reason: OnceLock::new(),
         });
+        tell_of_fallbacks(&queues, cores);
         let queues = deal(queues, cores).map_err(StartError::Ring)?;
         let secret = RandomState::new();
         let neighbors = neighbors(&config);
@@ -226,6 +227,9 @@ fn run_core(
             return;
         }
     };
+    if id == 0 {
+        tell_of_ring(driver.features());
+    }
     let _ = seed.peers.wakers[id].set(driver.waker());
     let service = driver.adopt(service);
     let mut core = Core::new(driver, service, seed);
@@ -249,6 +253,39 @@ impl Failure {
 impl Report for Failure {
     fn link_gone(&self, error: io::Error) {
         self.tell(format!("the guest's TAP is gone: {error}"));
+    }
+}
+
+/// Says once what this machine lacks and what is done instead.
+fn tell_of_fallbacks(queues: &[TapQueue], cores: usize) {
+    let features = queues[0].features();
+    if !features.offload_header {
+        tracing::info!(
+            "the TAP has no offload header: frames go one by one, each with its checksum"
+        );
+    } else if !(features.tso4 && features.tso6) {
+        tracing::info!("the TAP has no TCP segmentation offload: frames go one by one");
+    }
+    if features.offload_header && !features.uso {
+        tracing::info!("the TAP has no UDP segmentation offload: datagrams go one by one");
+    }
+    if queues.len() < cores {
+        tracing::info!(
+            "the TAP has {} queue(s) for {cores} cores: frames go over lanes to the others",
+            queues.len()
+        );
+    }
+}
+
+/// Says what the kernel's io_uring lacks.
+fn tell_of_ring(ring: Features) {
+    if !(ring.single_issuer && ring.defer_taskrun) {
+        tracing::info!("this kernel's io_uring can't defer task work: expect more interruptions");
+    }
+    if !ring.receive_bundles {
+        tracing::info!(
+            "this kernel's io_uring has no receive bundles: receives take one buffer each"
+        );
     }
 }
 

@@ -331,7 +331,9 @@ fn ping_sockets_tell_the_hop_limit_and_errors() {
         let echo = Slice::from_vec(vec![8, 0, 0, 0, 0, 0, 0, 7]);
         driver.send_to(socket, &"192.0.2.1:0".parse().unwrap(), &[echo], 0, 3);
         match next(&mut driver) {
-            Completion::SendFailed { token: 3, errno } => assert_eq!(errno, Errno::NETUNREACH),
+            Completion::SendFailed {
+                token: 3, errno, ..
+            } => assert_eq!(errno, Errno::NETUNREACH),
             other => panic!("{other:?}"),
         }
     });

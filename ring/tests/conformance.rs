@@ -479,7 +479,8 @@ fn dead_sockets_and_second_operations_are_refused(mut world: World<impl Driver>)
         world.next(),
         Completion::SendFailed {
             token: 5,
-            errno: Errno::BADF
+            errno: Errno::BADF,
+            ..
         }
     ));
     world.driver.receive_from(socket, 6);
@@ -667,6 +668,7 @@ fn a_send_that_is_too_long_fails_and_receiving_goes_on(mut world: World<impl Dri
             Completion::SendFailed {
                 token: 2,
                 errno: Errno::MSGSIZE,
+                ..
             } => break,
             Completion::DatagramError { token: 1, .. } => {}
             other => panic!("{other:?}"),
@@ -678,7 +680,8 @@ fn a_send_that_is_too_long_fails_and_receiving_goes_on(mut world: World<impl Dri
         world.next(),
         Completion::SendFailed {
             token: 3,
-            errno: Errno::MSGSIZE
+            errno: Errno::MSGSIZE,
+            ..
         }
     ) {}
     world.driver.send_to(socket, &to, &[slice(b"fits")], 0, 4);
@@ -727,7 +730,8 @@ fn packets_cross_a_socketpair_until_one_end_closes(mut world: World<impl Driver>
         world.next(),
         Completion::SendFailed {
             token: 7,
-            errno: Errno::PIPE
+            errno: Errno::PIPE,
+            ..
         }
     ));
     world.driver.close(socket, false);
@@ -754,7 +758,8 @@ fn a_full_packet_queue_fails_at_once(mut world: World<impl Driver>) {
                     completion,
                     Completion::SendFailed {
                         token: 1,
-                        errno: Errno::AGAIN
+                        errno: Errno::AGAIN,
+                        ..
                     }
                 ),
                 "{completion:?}"

@@ -192,7 +192,8 @@ impl<D: Driver> Core<D> {
         if self.reads_link {
             self.driver.read_link(self.link);
         }
-        self.driver.receive_from(self.service, FlowId::SERVICE.token());
+        self.driver
+            .receive_from(self.service, FlowId::SERVICE.token());
         self.sockets.refill(&mut self.driver, usize::MAX);
         let mut completions = Vec::with_capacity(1024);
         loop {
@@ -229,16 +230,25 @@ impl<D: Driver> Core<D> {
     fn is_drained(&mut self) -> bool {
         let owed = self.tcp.iter_mut().map(|(_, flow)| flow.owed_bytes()).sum();
         let now = self.now;
-        let draining = self.draining.get_or_insert(Draining { owed, moved_at: now });
+        let draining = self.draining.get_or_insert(Draining {
+            owed,
+            moved_at: now,
+        });
         if draining.owed != owed {
-            *draining = Draining { owed, moved_at: now };
+            *draining = Draining {
+                owed,
+                moved_at: now,
+            };
         }
         if owed > 0 && now.since(draining.moved_at) < DRAIN_PATIENCE {
             return false;
         }
         if owed > 0 {
             self.counters.add(Counter::LostAtEnd, owed);
-            tracing::warn!(bytes = owed, "host sockets did not take the guest's last bytes in time");
+            tracing::warn!(
+                bytes = owed,
+                "host sockets did not take the guest's last bytes in time"
+            );
         }
         true
     }
@@ -250,7 +260,11 @@ impl<D: Driver> Core<D> {
         // Starved flows wait for buffers that come back without a completion of their own.
         let retry = (!self.starved.is_empty()).then(|| self.now + Duration::from_millis(1));
         let drain = self.draining.map(|_| self.now + Duration::from_millis(100));
-        [next, retry, drain].into_iter().flatten().min().map(Instant::as_nanos)
+        [next, retry, drain]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(Instant::as_nanos)
     }
 
     fn on_completion(&mut self, completion: Completion, report: &impl Report) {
@@ -287,7 +301,7 @@ impl<D: Driver> Core<D> {
                 }
             }
             Completion::DatagramError { token, .. } => {
-                self.on_datagram_error(FlowId::from_token(token));
+                let _ = self.on_datagram_error(FlowId::from_token(token));
             }
             Completion::DatagramEnd { token } => {
                 let id = FlowId::from_token(token);
@@ -297,8 +311,13 @@ impl<D: Driver> Core<D> {
                     FlowKind::Service | FlowKind::Tcp => {}
                 }
             }
-            Completion::SendFailed { token, errno } => {
-                self.on_send_failed(FlowId::from_token(token), errno);
+            Completion::SendFailed {
+                token,
+                errno,
+                to,
+                payload,
+            } => {
+                self.on_send_failed(FlowId::from_token(token), errno, to, &payload);
             }
             Completion::Woken => {}
         }

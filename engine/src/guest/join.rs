@@ -1,6 +1,7 @@
 //! The stage of `attach`: enters namespaces that exist, makes the TAP there, ends.
 
 use std::ffi::OsString;
+use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
@@ -64,8 +65,11 @@ fn enter(net: &OwnedFd, user: Option<&OwnedFd>, user_first: bool) -> Result<(), 
         outcome => outcome,
     }
     .map_err(|errno| {
+        // The name under which the caller opened it.
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", net.as_raw_fd()));
+        let path = path.map_or_else(|_| String::new(), |path| format!(" {}", path.display()));
         Fault::setup(format!(
-            "the network namespace can't be joined: {errno}; {}",
+            "the network namespace{path} can't be joined: {errno}; {}",
             advise(errno)
         ))
     })

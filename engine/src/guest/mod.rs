@@ -54,8 +54,9 @@ pub(crate) mod signals;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
-use towpath_ring::frames::tap::{Tap, TapOptions};
+use towpath_ring::frames::tap::{Tap, TapError, TapOptions};
 
 pub use launch::{Failure, Guest, GuestOptions, Namespaces, attach, run};
 
@@ -67,6 +68,9 @@ pub const STATUS_SETUP_FAILED: u8 = 125;
 pub const STATUS_NOT_EXECUTABLE: u8 = 126;
 /// The exit status for "the command was not found".
 pub const STATUS_NOT_FOUND: u8 = 127;
+
+/// How long a busy TAP is asked for again.
+const BUSY_PATIENCE: Duration = Duration::from_secs(1);
 
 const NAMESPACE: &str = "__namespace";
 const INIT: &str = "__init";
@@ -122,10 +126,26 @@ fn die_with_parent(parent: Option<i32>) -> Result<(), Fault> {
     }
 }
 
+/// The kernel takes the ring of a process that was killed down some milliseconds after its end, and
+/// only then lets go of its TAP: a busy TAP may be free in a moment.
+fn open_tap(order: &Order) -> Result<Tap, TapError> {
+    let until = Instant::now() + BUSY_PATIENCE;
+    loop {
+        match Tap::create(&order.ifname, order.queues, &TapOptions::default()) {
+            Err(TapError::Attach {
+                errno: rustix::io::Errno::BUSY,
+                ..
+            }) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Makes the TAP and sets it up as ordered; the namespace is that of the calling thread.
 fn make_interface(order: &Order, own_namespace: bool) -> Result<(Tap, Vec<String>), Fault> {
-    let tap = Tap::create(&order.ifname, order.queues, &TapOptions::default())
-        .map_err(|error| Fault::setup(error.to_string()))?;
+    let tap = open_tap(order).map_err(|error| Fault::setup(error.to_string()))?;
     let notes = configure::apply(order, own_namespace).map_err(Fault::setup)?;
     Ok((tap, notes))
 }

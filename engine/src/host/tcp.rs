@@ -278,9 +278,8 @@ impl<D: Driver> Core<D> {
         }
         // So few hops are a route being traced: then the errors that routers send are wanted, which
         // for an ordinary connection would turn passing trouble into its end (ip(7), IP_RECVERR).
-        let traces = inet
-            && input.hop_limit <= TRACED_HOPS
-            && self.driver.set_report_errors(socket).is_ok();
+        let traces =
+            inet && input.hop_limit <= TRACED_HOPS && self.driver.set_report_errors(socket).is_ok();
         let config = if input.key.guest_address.is_v4() {
             &self.tcp_config4
         } else {
@@ -459,7 +458,8 @@ impl<D: Driver> Core<D> {
             let levels = self.driver.levels();
             if bytes <= SMALL && levels.stream_free < levels.stream_total / 2 {
                 self.held_bytes += bytes;
-                flow.download.push_back(Slice::from_vec(data.bytes().to_vec()));
+                flow.download
+                    .push_back(Slice::from_vec(data.bytes().to_vec()));
             } else {
                 flow.download.push_back(data);
             }
@@ -729,7 +729,11 @@ impl<D: Driver> Core<D> {
 impl TcpFlow {
     /// Bytes that the guest was told we have, and that the host kernel has not taken yet.
     pub(crate) fn owed_bytes(&self) -> u64 {
-        if self.marks.released { 0 } else { u64::from(self.upload_bytes) }
+        if self.marks.released {
+            0
+        } else {
+            u64::from(self.upload_bytes)
+        }
     }
 
     fn take_upload(&mut self, slice: Slice) {

@@ -8,18 +8,18 @@
 use std::net::SocketAddr;
 
 use towpath_ring::buffer::Slice;
-use towpath_ring::driver::{Driver, Errno, SocketId, SocketKind};
+use towpath_ring::driver::{Driver, Errno, ErrorOrigin, SocketError, SocketId, SocketKind};
 use towpath_stack::flow::FlowKey;
 use towpath_stack::wire::ethernet::MacAddress;
 use towpath_stack::{Address, Instant};
 
 use crate::core::Core;
-use crate::core::egress::{Peer, Unreachable};
+use crate::core::egress::{Peer, QUOTE_MAX, Unreachable};
 use crate::core::timers::Armed;
 use crate::core::token::{FlowId, FlowKind};
 use crate::counters::Counter;
 use crate::policy::admission::{Refusal, Verdict};
-use crate::service::message::Request;
+use crate::service::message::{Request, dhcp_target_port};
 
 /// Most datagrams in one segmented send (`UDP_MAX_SEGMENTS` of older kernels).
 const RUN_MAX: usize = 64;
@@ -257,35 +257,42 @@ impl<D: Driver> Core<D> {
     }
 
     /// The host's kernel has errors for a datagram socket: tell the guest of those that routers
-    /// and hosts sent (RFC 4787 REQ-14).
-    pub(crate) fn on_datagram_error(&mut self, id: FlowId) {
-        let Some((socket, mac, key)) = self.datagram_flow(id) else {
-            return;
+    /// and hosts sent (RFC 4787 REQ-14). Returns how many there were.
+    pub(crate) fn on_datagram_error(&mut self, id: FlowId) -> usize {
+        let Some((socket, ..)) = self.datagram_flow(id) else {
+            return 0;
         };
         // Bounded: one wake-up reads what is there, new errors cause a new one.
-        for _ in 0..64 {
+        for count in 0..64 {
             let Some(report) = self.driver.take_error(socket) else {
-                return;
+                return count;
             };
-            let target = self.admission.as_seen_by_guest(report.target.ip());
-            let peer = Peer {
-                mac,
-                guest: key.guest_address,
-                remote: target,
-            };
-            let quote = match id.kind {
-                FlowKind::Echo => self
-                    .egress
-                    .echo_quote(&peer, key.guest_port, &report.payload),
-                _ => self.egress.udp_quote(
-                    &peer,
-                    key.guest_port,
-                    report.target.port(),
-                    &report.payload,
-                ),
-            };
-            self.relay_socket_error(peer, &quote, &report);
+            self.tell_of_datagram(id, &report);
         }
+        64
+    }
+
+    fn tell_of_datagram(&mut self, id: FlowId, report: &SocketError) {
+        let Some((_, mac, key)) = self.datagram_flow(id) else {
+            return;
+        };
+        let target = self.admission.as_seen_by_guest(report.target.ip());
+        let peer = Peer {
+            mac,
+            guest: key.guest_address,
+            remote: target,
+        };
+        let quote = match id.kind {
+            FlowKind::Echo => self
+                .egress
+                .echo_quote(&peer, key.guest_port, &report.payload),
+            _ => {
+                let port = report.target.port();
+                self.egress
+                    .udp_quote(&peer, key.guest_port, port, &report.payload)
+            }
+        };
+        self.relay_socket_error(peer, &quote, report);
     }
 
     fn datagram_flow(&self, id: FlowId) -> Option<(SocketId, MacAddress, FlowKey)> {
@@ -303,23 +310,38 @@ impl<D: Driver> Core<D> {
     }
 
     /// A datagram could not be sent.
-    pub(crate) fn on_send_failed(&mut self, id: FlowId, errno: Errno) {
-        match id.kind {
-            FlowKind::Service => self.counters.bump(Counter::DroppedService),
-            FlowKind::Udp | FlowKind::Echo => {
-                self.counters.bump(Counter::DroppedSend);
-                if matches!(
-                    errno,
-                    Errno::INVAL | Errno::MSGSIZE | Errno::IO | Errno::NOPROTOOPT
-                ) && let Some(mapping) = self.udp.get_mut(id.index)
-                    && id.kind == FlowKind::Udp
-                {
-                    // The segments do not fit the path, or its device can't checksum them.
-                    mapping.segments = false;
-                }
-                self.on_datagram_error(id);
-            }
-            FlowKind::Tcp => {}
+    pub(crate) fn on_send_failed(
+        &mut self,
+        id: FlowId,
+        errno: Errno,
+        to: Option<SocketAddr>,
+        payload: &Slice,
+    ) {
+        if id.kind == FlowKind::Service {
+            return self.counters.bump(Counter::DroppedService);
+        }
+        self.counters.bump(Counter::DroppedSend);
+        let unsegmented = matches!(errno, Errno::INVAL | Errno::MSGSIZE | Errno::IO);
+        if id.kind == FlowKind::Udp
+            && unsegmented
+            && let Some(mapping) = self.udp.get_mut(id.index)
+        {
+            // The segments do not fit the path, or its device can't checksum them.
+            mapping.segments = false;
+        }
+        // What the error queue has says more than the error number of the send.
+        if self.on_datagram_error(id) == 0
+            && let Some(target) = to
+        {
+            let payload = payload.bytes()[..payload.len().min(QUOTE_MAX)].to_vec();
+            let report = SocketError {
+                errno,
+                origin: ErrorOrigin::Local,
+                info: 0,
+                target,
+                payload,
+            };
+            self.tell_of_datagram(id, &report);
         }
     }
 
@@ -395,8 +417,11 @@ impl<D: Driver> Core<D> {
             guest,
             remote: self.admission.gateway4(),
         };
+        let port = dhcp_target_port(message);
         let payload = Slice::from_vec(message.to_vec());
-        let frames = self.egress.udp(&mut self.driver, &peer, 67, 68, payload, 0);
+        let frames = self
+            .egress
+            .udp(&mut self.driver, &peer, 67, port, payload, 0);
         self.counters.add(Counter::FramesOut, frames);
     }
 }

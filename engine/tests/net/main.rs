@@ -17,6 +17,7 @@ use libtest_mimic::Arguments;
 mod support;
 
 mod attach;
+mod cli;
 mod cores;
 mod dhcp;
 mod dns;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         limits::tests(),
         cores::tests(),
         run::tests(),
+        cli::tests(),
         attach::tests(),
         hostile::tests(),
     ];

@@ -132,6 +132,7 @@ fn own_addresses_are_refused(guest: &Guest) {
 
     let link = RawLink::open(&guest.net, "tap0");
     let gateway = neighbour_mac(&guest.net, GATEWAYS[0]);
+    let compatible: IpAddr = "::127.0.0.1".parse().unwrap();
     let targets = [
         "127.0.0.1",
         "127.1.2.3",
@@ -159,8 +160,9 @@ fn own_addresses_are_refused(guest: &Guest) {
         assert!(link.send(&frame(PROTOCOL_UDP, probe, UDP_CHECKSUM_AT)));
         let syn = tcp((port, PORT), (1, 0), TCP_SYN, &[], &[]);
         assert!(link.send(&frame(PROTOCOL_TCP, syn, TCP_CHECKSUM_AT)));
-        if target.is_unspecified() {
-            // No packet may be addressed to these (RFC 1122 §3.2.1.3, RFC 4291 §2.5.2): dropped.
+        if target.is_unspecified() || target == compatible {
+            // No packet may be addressed to the first (RFC 1122 §3.2.1.3, RFC 4291 §2.5.2), and
+            // the second is of a kind that was given up (§2.5.5.1): dropped without a word.
             continue;
         }
         link.find(&format!("a RST from {target}"), |frame| {

@@ -87,6 +87,10 @@ pub enum Completion {
         token: Token,
         /// Why.
         errno: Errno,
+        /// Where it should have gone; `None` for `send_packet`.
+        to: Option<SocketAddr>,
+        /// The first slice of what was not sent.
+        payload: Slice,
     },
     /// A [`Waker`](super::Waker) was used, once or more.
     Woken,

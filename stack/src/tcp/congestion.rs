@@ -152,8 +152,12 @@ mod tests {
             congestion.on_ack(MSS, MSS, 10_000);
             assert_eq!(congestion.window(), 10_000);
         }
-        congestion.on_ack(MSS, MSS, 10_000);
-        assert_eq!(congestion.window(), 11_000);
+        for _ in 0..11 {
+            congestion.on_ack(MSS, MSS, 11_000);
+            assert_eq!(congestion.window(), 11_000);
+        }
+        congestion.on_ack(MSS, MSS, 11_000);
+        assert_eq!(congestion.window(), 12_000);
     }
 
     #[test]

@@ -56,7 +56,7 @@
 //! - Every byte is delivered once and in order: from a segment, then from the store.
 //! - Whatever waits has a deadline or a reason to hear from the engine: `poll_at` is `None` only when
 //!   nothing is in flight and nothing waits for the guest.
-//! - A segment of the guest makes at most one answer, and useless ones only so many a second.
+//! - One segment of the guest makes one ACK at most; useless ones make only so many a second.
 //!
 //! # Not here
 //!

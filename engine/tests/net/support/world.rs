@@ -154,8 +154,8 @@ impl World {
             .unwrap_or_else(|error| panic!("{source} over {target}: {error}"));
     }
 
-    /// A network behind a router: a route of this world leads to 198.18.101.1 and
-    /// 2001:db8:101::1 by way of [`Router::ADDRESSES`].
+    /// A network behind a router: routes of this world lead to [`Router::BEHIND`] and
+    /// [`Router::BEYOND`] by way of [`Router::ADDRESSES`].
     pub(crate) fn router(&self) -> Router {
         let namespace = Namespace::new();
         let path = namespace.path();
@@ -222,10 +222,15 @@ impl Router {
         IpAddr::V4(Ipv4Addr::new(198, 18, 100, 2)),
         IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 2)),
     ];
-    /// Addresses behind it where someone is, but no server.
+    /// Addresses of its own behind it, where no server is.
     pub(crate) const BEHIND: [IpAddr; 2] = [
         IpAddr::V4(Ipv4Addr::new(198, 18, 101, 1)),
         IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x101, 0, 0, 0, 0, 1)),
+    ];
+    /// Addresses that it would pass on to someone else, which a packet's last hop does not allow.
+    pub(crate) const BEYOND: [IpAddr; 2] = [
+        IpAddr::V4(Ipv4Addr::new(198, 18, 102, 1)),
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x102, 0, 0, 0, 0, 1)),
     ];
 }
 

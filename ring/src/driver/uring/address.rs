@@ -78,6 +78,11 @@ impl RawAddress {
         self.bytes[..2].copy_from_slice(&(family as u16).to_ne_bytes());
     }
 
+    /// The IP address, if it is one.
+    pub(super) fn inet(&self) -> Option<SocketAddr> {
+        parse_inet(&self.bytes[..INET_BYTES])
+    }
+
     pub(super) fn as_ptr(&self) -> *const libc::sockaddr {
         self.bytes.as_ptr().cast()
     }

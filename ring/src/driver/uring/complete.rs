@@ -166,7 +166,19 @@ impl Uring {
                     self.retrying = true;
                     return;
                 }
-                self.ready.push(Completion::SendFailed { token, errno });
+                let (to, payload) = self
+                    .sends
+                    .get(index)
+                    .map_or((None, Slice::empty()), |send| {
+                        let to = (form == SendForm::Datagram).then(|| send.address.inet());
+                        (to.flatten(), send.gather.first())
+                    });
+                self.ready.push(Completion::SendFailed {
+                    token,
+                    errno,
+                    to,
+                    payload,
+                });
             }
             if let Some(send) = self.sends.get(index) {
                 send.gather.release();

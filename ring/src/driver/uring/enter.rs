@@ -158,6 +158,9 @@ impl Uring {
         // Closes that are still queued.
         let _ = self.ring.submit();
         let submitter = self.ring.submitter();
+        // A ring is taken down some time after its descriptor is closed. The links must not wait
+        // for that: a TAP is gone for good with its last reference.
+        let _ = submitter.unregister_files();
         let groups = [GROUP_STREAM, GROUP_DATAGRAM].into_iter();
         let groups = groups.chain(self.tap.as_ref().map(|_| GROUP_TAP));
         groups

@@ -401,13 +401,25 @@ impl Driver for Uring {
         token: Token,
     ) {
         if let Err(errno) = self.submit_datagram(socket, Some(to), payload, gso_size, token) {
-            self.ready.push(Completion::SendFailed { token, errno });
+            let payload = payload.first().cloned().unwrap_or_else(Slice::empty);
+            self.ready.push(Completion::SendFailed {
+                token,
+                errno,
+                to: Some(*to),
+                payload,
+            });
         }
     }
 
     fn send_packet(&mut self, socket: SocketId, payload: &[Slice], token: Token) {
         if let Err(errno) = self.submit_datagram(socket, None, payload, 0, token) {
-            self.ready.push(Completion::SendFailed { token, errno });
+            let payload = payload.first().cloned().unwrap_or_else(Slice::empty);
+            self.ready.push(Completion::SendFailed {
+                token,
+                errno,
+                to: None,
+                payload,
+            });
         }
     }
 

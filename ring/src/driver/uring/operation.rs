@@ -86,6 +86,11 @@ impl Gather {
         bytes
     }
 
+    /// The first slice.
+    pub(super) fn first(&self) -> Slice {
+        self.slices.first().cloned().unwrap_or_else(Slice::empty)
+    }
+
     /// Gives up the slices.
     pub(super) fn release(&mut self) {
         self.parts.clear();

@@ -70,6 +70,52 @@ fn three_duplicates_retransmit_without_sack() {
 }
 
 #[test]
+fn what_was_sent_twice_is_not_timed() {
+    // RFC 6298 §3, Karn.
+    let mut bench = Bench::established(Bench::plain());
+    let before = bench.connection.smoothed_rtt();
+    assert!(before.is_some());
+    bench.queue.bytes = 10_000;
+    bench.out();
+    for _ in 0..3 {
+        bench.ack();
+    }
+    assert!(bench.one_out().retransmission);
+    bench.wait(ms(100));
+    bench.ack_to(15_001);
+    assert_eq!(bench.connection.smoothed_rtt(), before);
+    bench.queue.bytes = 10;
+    bench.out();
+    bench.wait(ms(100));
+    bench.ack_to(15_011);
+    assert!(bench.connection.smoothed_rtt() > before);
+}
+
+#[test]
+fn a_loss_after_half_the_sequence_space_is_seen() {
+    let mut bench = Bench::established(Bench::plain());
+    bench.window = u16::MAX;
+    bench.ack();
+    let mut ack = 5_001u32;
+    for _ in 0..40_000 {
+        bench.queue.bytes = 60_000;
+        let sent: u32 = bench.ranges_out().iter().map(|&(_, len)| len).sum();
+        ack = ack.wrapping_add(sent);
+        assert_eq!(bench.ack_to(ack).acked, sent);
+    }
+    bench.queue.bytes = 60_000;
+    bench.out();
+    for _ in 0..3 {
+        bench.ack();
+    }
+    let out = bench.out();
+    assert_eq!(
+        (out[0].segment.sequence, out[0].retransmission),
+        (Seq(ack), true)
+    );
+}
+
+#[test]
 fn sack_retransmits_the_holes_and_nothing_else() {
     // RFC 6675 §5.
     let mut bench = Bench::established(Bench::with_sack());
@@ -118,6 +164,21 @@ fn after_a_timeout_what_the_guest_holds_is_not_sent_again() {
     assert_eq!(bench.ranges_out(), [(7_001, 2_000)]);
     bench.ack_to(9_001);
     assert_eq!(bench.ranges_out(), [(9_001, 1_000)]);
+}
+
+#[test]
+fn a_guest_that_forgets_what_it_held_gets_it_again() {
+    // RFC 2018 §8: a receiver may renege; the timer's second expiry is the sign.
+    let mut bench = Bench::established(Bench::with_sack());
+    bench.queue.bytes = 5_000;
+    bench.out();
+    bench.sack(&[(6_001, 7_001)]);
+    bench.wait_next();
+    bench.out();
+    bench.wait_next();
+    assert_eq!(bench.ranges_out(), [(5_001, 1_000)]);
+    bench.ack_to(6_001);
+    assert_eq!(bench.ranges_out(), [(6_001, 2_000)]);
 }
 
 #[test]
