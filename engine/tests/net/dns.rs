@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use crate::support::guest::{Guest, GuestSockets};
 use crate::support::harness::{Test, tests};
+use crate::support::needs::Need;
 use crate::support::resolver::{
     LONG, LONG_RECORDS, Resolver, addresses, framed, question, read_message,
 };
-use crate::support::world::{GATEWAY4, GATEWAY6, GATEWAYS, HOST4, HOST6, World, eventually};
+use crate::support::world::{
+    GATEWAY4, GATEWAY6, GATEWAYS, HOST4, HOST6, SUBNETS, World, eventually,
+};
 
 pub(crate) fn tests() -> Vec<Test> {
-    tests![
+    let mut tests = tests![
         by_udp,
         by_tcp,
         upstream_over_ipv6,
@@ -24,7 +27,10 @@ pub(crate) fn tests() -> Vec<Test> {
         closed_first_server,
         no_server_answers,
         the_hosts_resolv_conf_and_its_changes,
-    ]
+    ];
+    let own = tests![by_the_guests_own_resolver].into_iter();
+    tests.extend(own.map(|test| test.needs(Need::Program("getent"))));
+    tests
 }
 
 const ANSWER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
@@ -180,4 +186,20 @@ fn the_hosts_resolv_conf_and_its_changes(world: &World) {
     assert_eq!(asked(), [ANSWER]);
     std::fs::write(path, format!("nameserver {HOST6}\n")).unwrap();
     eventually("the new server is asked", || asked() == [other]);
+}
+
+/// The way that programs take: `/etc/resolv.conf`, the C library, the gateway, the server.
+fn by_the_guests_own_resolver(world: &World) {
+    let _resolver = Resolver::start(UPSTREAM, ANSWER);
+    let mut command = world.towpath();
+    command
+        .arg("run")
+        .args(SUBNETS)
+        .args(["--dns", &UPSTREAM.to_string()]);
+    command.args(["--", "getent", "ahostsv4", "name.towpath.test"]);
+    let mut process = world.spawn(command);
+    let status = process.wait();
+    let said = String::from_utf8(process.stdout()).unwrap();
+    assert_eq!(status.code(), Some(0), "{said}{}", process.stderr());
+    assert!(said.starts_with(&ANSWER.to_string()), "{said}");
 }

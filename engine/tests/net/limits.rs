@@ -7,11 +7,17 @@ use std::time::Duration;
 
 use crate::support::guest::GuestSockets;
 use crate::support::harness::{Test, tests};
+use crate::support::payload::{self, MIB};
 use crate::support::servers::{listen, round_trip, spawn_tcp_echo, spawn_udp_echo, udp};
 use crate::support::world::{HOLES, HOST4, World, eventually};
 
 pub(crate) fn tests() -> Vec<Test> {
-    tests![tcp_connections, tcp_connects_that_wait, udp_mappings]
+    tests![
+        tcp_connections,
+        tcp_connects_that_wait,
+        udp_mappings,
+        memory_for_slow_readers
+    ]
 }
 
 fn tcp_connections(world: &World) {
@@ -90,4 +96,31 @@ fn udp_mappings(world: &World) {
     third
         .recv(&mut [0; 10])
         .expect_err("the third is one too many");
+}
+
+/// Data that no one reads takes what memory there is, and is neither lost nor in the way for ever.
+fn memory_for_slow_readers(world: &World) {
+    const LENGTH: u64 = 24 * MIB;
+    let guest = world.guest(&["--buffer-memory", "1M"]);
+    let listener = listen(HOST4);
+    let ends = (0..8).map(|i| {
+        let (near, far) = guest.pair(&listener);
+        if i % 2 == 0 { (near, far) } else { (far, near) }
+    });
+    let (senders, readers): (Vec<_>, Vec<_>) = ends.unzip();
+    let sending = senders
+        .into_iter()
+        .map(|to| thread::spawn(move || payload::send(to, LENGTH)));
+    let sending: Vec<_> = sending.collect();
+    // Long enough for everything to fill up.
+    thread::sleep(Duration::from_secs(2));
+    thread::scope(|scope| {
+        for reader in &readers {
+            scope.spawn(move || payload::receive_all(reader, LENGTH).expect("everything arrives"));
+        }
+    });
+    for sent in sending {
+        sent.join().unwrap().expect("everything was sent");
+    }
+    round_trip(&guest.connect(spawn_tcp_echo(listener)), b"hello");
 }

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use rustix::process::Signal;
 
-use crate::support::guest::GuestSockets;
+use crate::support::guest::{GuestSockets, pipe};
 use crate::support::harness::{Test, tests};
 use crate::support::namespace::{Namespace, ip};
 use crate::support::needs::Need;
@@ -39,6 +39,8 @@ pub(crate) fn tests() -> Vec<Test> {
         stragglers_are_killed,
         orphans_are_reaped,
         killed_engine_leaves_nothing,
+        killed_init_ends_the_run,
+        ready_fd_and_exit_fd,
         killed_engine_does_not_hinder_the_next,
         terminal,
         summary_with_v,
@@ -338,6 +340,41 @@ fn killed_engine_leaves_nothing(world: &World) {
     eventually("no TAP is left", || !guest.net.has_interface("tap0"));
 }
 
+/// Whatever of its processes dies, nothing hangs and nothing stays.
+fn killed_init_ends_the_run(world: &World) {
+    let mut guest = world.guest(&[]);
+    let engine = guest.engine.id();
+    for pid in world.processes().into_iter().filter(|&pid| pid != engine) {
+        let pid = i32::try_from(pid)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
+        // Some die with others.
+        let _ = rustix::process::kill_process(pid.expect("a number above 0"), Signal::KILL);
+    }
+    let status = guest.engine.wait();
+    assert!(status.code().is_some_and(|code| code != 0), "{status}");
+}
+
+/// A supervisor's two pipes, which a run has as well.
+fn ready_fd_and_exit_fd(world: &World) {
+    let (exit_end, exit) = pipe();
+    let (ready, ready_end) = pipe();
+    let mut command = world.towpath();
+    command
+        .arg("run")
+        .args(SUBNETS)
+        .args(["--exit-fd", "@in", "--ready-fd", "@out"]);
+    command.args(["--", "sleep", "1000"]);
+    let mut process = world.spawn_with(command, exit_end, Some(Stdio::from(ready_end)));
+    let mut said = Vec::new();
+    fs::File::from(ready).read_to_end(&mut said).unwrap();
+    assert_eq!(said, b"1");
+    assert!(process.is_running());
+    drop(exit);
+    let status = process.wait();
+    assert!(status.code().is_some(), "an orderly end: {status}");
+}
+
 fn killed_engine_does_not_hinder_the_next(world: &World) {
     let directory = tempfile::tempdir().unwrap();
     let pid_file = directory.path().join("pid");
@@ -438,7 +475,8 @@ fn own_user(world: &World) {
     world.bind_over(node.to_str().unwrap(), "/dev/net/tun");
     // Where the build directory is, the user may not be able to go.
     let binary = directory.path().join("towpath");
-    fs::copy(env!("CARGO_BIN_EXE_towpath"), &binary).unwrap();
+    fs::write(&binary, "").unwrap();
+    world.bind_over(env!("CARGO_BIN_EXE_towpath"), binary.to_str().unwrap());
 
     let script = "id -u; id -g; ip -4 -o addr show tap0 >/dev/null && echo configured";
     let run_as_user = |options: &[&str]| {

@@ -16,6 +16,7 @@ use crate::support::world::{GUEST4, HOLES, HOST4, HOST6, HOSTS, UNREACHABLE, Wor
 pub(crate) fn tests() -> Vec<Test> {
     let mut tests = tests![
         both_ways_at_once,
+        sixteen_transfers_at_once,
         half_close_by_the_guest,
         half_close_by_the_host,
         refused,
@@ -94,6 +95,19 @@ fn both_ways_at_once(world: &World) {
             scope.spawn(|| transfer(&far, &near, 128 * MIB));
         });
     }
+}
+
+/// More at once than there are buffers for.
+fn sixteen_transfers_at_once(world: &World) {
+    let guest = world.guest(&[]);
+    let listeners = HOSTS.map(listen);
+    let pairs: Vec<_> = (0..16).map(|i| guest.pair(&listeners[i % 2])).collect();
+    thread::scope(|scope| {
+        for (i, (near, far)) in pairs.iter().enumerate() {
+            let (from, to) = if i % 4 < 2 { (near, far) } else { (far, near) };
+            scope.spawn(move || transfer(from, to, 32 * MIB));
+        }
+    });
 }
 
 fn half_close_by_the_guest(world: &World) {

@@ -10,7 +10,7 @@ use crate::support::guest::GuestSockets;
 use crate::support::harness::{Test, tests};
 use crate::support::payload;
 use crate::support::servers::{spawn_udp_echo, udp};
-use crate::support::world::{HOSTS, UNREACHABLE, World};
+use crate::support::world::{HOSTS, UNREACHABLE, World, eventually};
 
 pub(crate) fn tests() -> Vec<Test> {
     let mut tests = tests![
@@ -18,6 +18,7 @@ pub(crate) fn tests() -> Vec<Test> {
         mapping_and_filtering_are_endpoint_independent,
         each_socket_has_its_own_mapping,
         many_sockets,
+        mappings_expire,
         refused,
         unreachable,
     ];
@@ -165,6 +166,30 @@ fn many_sockets(world: &World) {
             expect(socket, server, payload::slice(i * 99, 99));
         }
     }
+}
+
+/// A mapping that is not used gives its socket back; the next datagram makes another.
+fn mappings_expire(world: &World) {
+    let guest = world.guest(&["--udp-timeout", "1s"]);
+    for host in HOSTS {
+        let server = spawn_udp_echo(udp(host));
+        let socket = guest.udp(host);
+        let before = sockets_of_the_host(host);
+        socket.send_to(b"first", server).unwrap();
+        expect(&socket, server, b"first");
+        // Watched from aside: a datagram would keep the mapping alive.
+        eventually("the host's socket is closed", || {
+            sockets_of_the_host(host) == before
+        });
+        socket.send_to(b"second", server).unwrap();
+        expect(&socket, server, b"second");
+    }
+}
+
+fn sockets_of_the_host(like: IpAddr) -> usize {
+    let table = if like.is_ipv4() { "udp" } else { "udp6" };
+    let table = std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap();
+    table.lines().count()
 }
 
 /// The host's ICMP port unreachable reaches the guest's socket.

@@ -418,6 +418,8 @@ impl Connection {
         received.reassembled = taken.reassembled;
         received.dropped = taken.dropped;
         if taken.finished {
+            // Our own end will not take this one's ACK along when it has been sent already.
+            self.receive.ack_now |= self.state != State::Established;
             received.finished = true;
             match self.state {
                 State::Established => self.state = State::CloseWait,

@@ -7,9 +7,10 @@
 //! field counts in units of the shift, rounded down, so that the guest may see the edge up to one
 //! unit to the left of `edge` (RFC 7323 §2.4).
 //!
-//! ACKs: a second full segment, a gap, the filling of a gap, a FIN, or a window that opened by much
-//! makes one due at once, at most one for all segments of a batch; a lone segment waits for
-//! `delayed_ack`, except the first few of a connection, whose sender is in slow start.
+//! ACKs: a second full segment, a gap, the filling of a gap, or a window that opened by much makes
+//! one due at once, at most one for all segments of a batch. A lone segment waits for `delayed_ack`,
+//! and so does the FIN of a guest that ends first: mostly the host's answer, or its own FIN, takes the
+//! ACK along.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -23,8 +24,6 @@ use super::seq::SequenceNumber as Seq;
 use super::verdict::Dropped;
 use crate::time::Instant;
 
-/// Segments at the start of a connection that are acknowledged at once.
-const QUICK_ACKS: u8 = 16;
 /// Duplicate ACKs that wait at most; three are what a sender without SACK needs to see.
 const DUPLICATES_MAX: u8 = 3;
 /// A full segment until one was seen, in bytes.
@@ -54,11 +53,10 @@ pub(super) struct Receiver {
     /// TS.Recent of RFC 7323 §4.3, and when it was taken.
     ts_recent: u32,
     ts_recent_at: Instant,
-    /// Payload bytes received in order since the last ACK was sent.
+    /// Payload bytes, and the FIN, received in order since the last ACK was sent.
     unacked: u32,
     /// The largest payload seen, up to the MSS: what counts as a full segment.
     full_segment: u16,
-    quick_acks: u8,
     /// Duplicate ACKs that are due.
     duplicates: u8,
     /// An ACK is due.
@@ -80,7 +78,6 @@ impl Receiver {
             ts_recent_at: Instant::ZERO,
             unacked: 0,
             full_segment: FULL_SEGMENT_DEFAULT,
-            quick_acks: QUICK_ACKS,
             duplicates: 0,
             ack_now: false,
             fin_at: None,
@@ -256,7 +253,7 @@ impl Receiver {
             self.fin_at = None;
             self.nxt += 1;
             self.edge = self.edge.max(self.nxt);
-            self.ack_now = true;
+            self.unacked = self.unacked.saturating_add(1);
             taken.finished = true;
         }
         taken
@@ -344,10 +341,7 @@ impl Receiver {
         let full = len.min(u32::from(full_max)) as u16;
         self.full_segment = self.full_segment.max(full).min(full_max.max(1));
         self.unacked = self.unacked.saturating_add(len);
-        if self.quick_acks > 0 {
-            self.quick_acks -= 1;
-            self.ack_now = true;
-        } else if self.unacked >= 2 * u32::from(self.full_segment) {
+        if self.unacked >= 2 * u32::from(self.full_segment) {
             // RFC 9293 §3.8.6.3: at least every second full-sized segment.
             self.ack_now = true;
         }
@@ -401,11 +395,10 @@ mod tests {
         }
     }
 
-    /// A receiver at sequence number 1000 that offers 1000 bytes and is past its quick ACKs.
+    /// A receiver at sequence number 1000 that offers 1000 bytes.
     fn receiver() -> Receiver {
         let mut receiver = Receiver::new(Seq(1000), &config());
         receiver.window(&config(), 0);
-        receiver.quick_acks = 0;
         receiver
     }
 
@@ -532,19 +525,6 @@ mod tests {
         // One super-frame of two segments.
         take(&mut r, 1300, &[0; 200], false);
         assert!(r.is_ack_due());
-    }
-
-    #[test]
-    fn the_first_segments_are_acknowledged_at_once() {
-        let mut r = Receiver::new(Seq(1000), &config());
-        r.window(&config(), 0);
-        for i in 0..u32::from(QUICK_ACKS) {
-            take(&mut r, 1000 + i, &[0], false);
-            assert!(r.is_ack_due());
-            r.note_ack_sent(false, true);
-        }
-        take(&mut r, 1000 + u32::from(QUICK_ACKS), &[0], false);
-        assert!(r.is_ack_delayed());
     }
 
     #[test]

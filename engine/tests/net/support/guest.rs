@@ -180,7 +180,7 @@ impl GuestSockets for Guest {
 }
 
 /// A pipe: the end to read, the end to write.
-fn pipe() -> (OwnedFd, OwnedFd) {
+pub(crate) fn pipe() -> (OwnedFd, OwnedFd) {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("descriptors are free")
 }
 
