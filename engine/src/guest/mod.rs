@@ -19,7 +19,7 @@
 //!                          hands its queues back, ends
 //! ```
 //!
-//! A stage finds its end of the socket ([`message::Channel`]) as its standard input; the caller's own
+//! A stage finds its end of the socket (`message::Channel`) as its standard input; the caller's own
 //! standard input comes as a descriptor with the first message and becomes COMMAND's. Everything else
 //! that COMMAND inherits (directory, environment, output, terminal, limits) it inherits through the
 //! stages untouched, except the signal mask, which is empty. Our own descriptors are closed on exec.

@@ -18,6 +18,7 @@ mod support;
 
 mod attach;
 mod cli;
+mod configuration;
 mod cores;
 mod dhcp;
 mod dns;
@@ -25,6 +26,7 @@ mod hostile;
 mod icmp;
 mod limits;
 mod policy;
+mod remains;
 mod run;
 mod slaac;
 mod tcp;
@@ -51,6 +53,8 @@ fn main() -> ExitCode {
         limits::tests(),
         cores::tests(),
         run::tests(),
+        configuration::tests(),
+        remains::tests(),
         cli::tests(),
         attach::tests(),
         hostile::tests(),

@@ -1,4 +1,4 @@
-//! `towpath run`: what its command sees, how it ends, what is left afterwards.
+//! `towpath run`: what its command sees of the caller, and how it ends.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -7,16 +7,17 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use rustix::process::Signal;
 
+use crate::support::command::{end, run, start};
 use crate::support::guest::{GuestSockets, pipe};
 use crate::support::harness::{Test, tests};
-use crate::support::namespace::{Namespace, ip};
+use crate::support::namespace::Namespace;
 use crate::support::needs::Need;
 use crate::support::payload;
-use crate::support::process::Process;
-use crate::support::servers::{listen, round_trip, spawn_tcp_echo};
+use crate::support::servers::listen;
 use crate::support::world::{HOST4, SUBNETS, World, eventually};
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -31,64 +32,14 @@ pub(crate) fn tests() -> Vec<Test> {
         arguments_directory_and_environment,
         descriptors_are_the_callers,
         signals_are_forwarded,
-        addresses_and_routes,
-        mtu_and_queue_length,
-        resolv_conf_names_the_gateway,
-        subnet_of_the_host_is_avoided,
-        interface_name,
-        stragglers_are_killed,
-        orphans_are_reaped,
-        killed_engine_leaves_nothing,
-        killed_init_ends_the_run,
         ready_fd_and_exit_fd,
-        killed_engine_does_not_hinder_the_next,
         terminal,
         summary_with_v,
         logs_as_json,
     ];
-    tests.extend(
-        tests![own_user, own_user_as_root]
-            .into_iter()
-            .map(|t| t.needs(Need::RealRoot)),
-    );
+    let as_root = tests![own_user, own_user_as_root].into_iter();
+    tests.extend(as_root.map(|test| test.needs(Need::RealRoot)));
     tests
-}
-
-/// How a run ended.
-struct Ended {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-/// `towpath run OPTIONS -- COMMAND`.
-fn start(world: &World, options: &[&str], command: &[&str]) -> Process {
-    let mut run = world.towpath();
-    run.arg("run")
-        .args(SUBNETS)
-        .args(options)
-        .arg("--")
-        .args(command);
-    world.spawn(run)
-}
-
-#[track_caller]
-fn end(mut process: Process) -> Ended {
-    let status = process.wait();
-    let code = status
-        .code()
-        .unwrap_or_else(|| panic!("run itself ended with {status}"));
-    let stdout = String::from_utf8(process.stdout()).expect("text");
-    Ended {
-        code,
-        stdout,
-        stderr: process.stderr(),
-    }
-}
-
-#[track_caller]
-fn run(world: &World, options: &[&str], command: &[&str]) -> Ended {
-    end(start(world, options, command))
 }
 
 fn exit_status_is_the_commands(world: &World) {
@@ -230,131 +181,6 @@ fn signals_are_forwarded(world: &World) {
     }
 }
 
-fn addresses_and_routes(world: &World) {
-    let guest = world.guest(&[]);
-    let (addresses, routes, routes6) = guest.enter(|| {
-        (
-            ip("-o addr show"),
-            ip("route show default"),
-            ip("-6 route show default"),
-        )
-    });
-    assert!(addresses.contains("10.77.0.3/24"), "{addresses}");
-    assert!(addresses.contains("fd77::3/64"), "{addresses}");
-    assert!(
-        !addresses.contains("tentative"),
-        "usable at once: {addresses}"
-    );
-    assert!(
-        addresses.contains("127.0.0.1/8"),
-        "the guest's own loopback is up: {addresses}"
-    );
-    assert!(routes.contains("via 10.77.0.1"), "{routes}");
-    assert!(
-        routes6.contains("via fd77::1") || routes6.contains("via fe80::"),
-        "{routes6}"
-    );
-}
-
-/// A full window of 4 MiB must fit into the interface's queue.
-fn mtu_and_queue_length(world: &World) {
-    for mtu in [1280_u32, 1500, 9000, 65_520] {
-        let guest = world.guest(&["--mtu", &mtu.to_string()]);
-        let link = guest.enter(|| ip("link show tap0"));
-        assert!(link.contains(&format!("mtu {mtu} ")), "{link}");
-        let queue = link
-            .split_whitespace()
-            .skip_while(|word| *word != "qlen")
-            .nth(1);
-        let queue: u32 = queue.expect("a queue length").parse().unwrap();
-        assert!(queue >= (4 << 20) / mtu, "{link}");
-    }
-}
-
-fn resolv_conf_names_the_gateway(world: &World) {
-    let before = fs::read("/etc/resolv.conf").ok();
-    let options = ["--search", "lan.test", "--search", "corp.test"];
-    let ended = run(world, &options, &["cat", "/etc/resolv.conf"]);
-    let lines: Vec<_> = ended.stdout.lines().collect();
-    assert!(lines.contains(&"nameserver 10.77.0.1"), "{lines:?}");
-    assert!(lines.contains(&"nameserver fd77::1"), "{lines:?}");
-    assert!(lines.contains(&"search lan.test corp.test"), "{lines:?}");
-    assert_eq!(
-        fs::read("/etc/resolv.conf").ok(),
-        before,
-        "the host's own is as it was"
-    );
-}
-
-/// Without `--subnet`, and with the first choice taken by the host, another is chosen.
-fn subnet_of_the_host_is_avoided(world: &World) {
-    let address = || {
-        let mut command = world.towpath();
-        command.args(["run", "--", "ip", "-4", "-o", "addr", "show", "tap0"]);
-        let ended = end(world.spawn(command));
-        assert_eq!(ended.code, 0, "{}", ended.stderr);
-        let word = ended
-            .stdout
-            .split_whitespace()
-            .skip_while(|word| *word != "inet")
-            .nth(1);
-        let (address, _prefix) = word
-            .expect("an address")
-            .split_once('/')
-            .expect("and a prefix");
-        address.parse::<std::net::Ipv4Addr>().unwrap()
-    };
-    let first = address();
-    ip(&format!("route add {first}/32 dev hole"));
-    assert_ne!(address().octets()[..3], first.octets()[..3]);
-}
-
-fn interface_name(world: &World) {
-    let ended = run(world, &["--ifname", "eth7"], &["cat", "/proc/net/dev"]);
-    assert!(ended.stdout.contains("eth7:"), "{}", ended.stdout);
-}
-
-fn stragglers_are_killed(world: &World) {
-    let script = "sleep 1000 & setsid sleep 1000 & (trap '' HUP TERM INT; sleep 1000) & exit 3";
-    let ended = run(world, &[], &["sh", "-c", script]);
-    assert_eq!(ended.code, 3, "{}", ended.stderr);
-    assert_eq!(world.processes(), [], "they are gone when run has ended");
-}
-
-/// Processes whose parents ended do not stay as zombies while the command runs.
-fn orphans_are_reaped(world: &World) {
-    let script = "for i in 1 2 3 4 5; do (sleep 0 &) ; done; \
-        while grep -qs '^State:.*zombie' /proc/[0-9]*/status; do sleep 0.05; done; echo clean";
-    let ended = run(world, &[], &["sh", "-c", script]);
-    assert_eq!(ended.stdout, "clean\n", "{}", ended.stderr);
-}
-
-fn killed_engine_leaves_nothing(world: &World) {
-    let mut guest = world.guest(&[]);
-    round_trip(&guest.connect(spawn_tcp_echo(listen(HOST4))), b"hello");
-    assert!(guest.net.has_interface("tap0"));
-    guest.engine.signal(Signal::KILL);
-    guest.engine.wait();
-    eventually("no process is left", || world.processes().is_empty());
-    // Only this test keeps the namespace itself alive, to look into it.
-    eventually("no TAP is left", || !guest.net.has_interface("tap0"));
-}
-
-/// Whatever of its processes dies, nothing hangs and nothing stays.
-fn killed_init_ends_the_run(world: &World) {
-    let mut guest = world.guest(&[]);
-    let engine = guest.engine.id();
-    for pid in world.processes().into_iter().filter(|&pid| pid != engine) {
-        let pid = i32::try_from(pid)
-            .ok()
-            .and_then(rustix::process::Pid::from_raw);
-        // Some die with others.
-        let _ = rustix::process::kill_process(pid.expect("a number above 0"), Signal::KILL);
-    }
-    let status = guest.engine.wait();
-    assert!(status.code().is_some_and(|code| code != 0), "{status}");
-}
-
 /// A supervisor's two pipes, which a run has as well.
 fn ready_fd_and_exit_fd(world: &World) {
     let (exit_end, exit) = pipe();
@@ -373,22 +199,6 @@ fn ready_fd_and_exit_fd(world: &World) {
     drop(exit);
     let status = process.wait();
     assert!(status.code().is_some(), "an orderly end: {status}");
-}
-
-fn killed_engine_does_not_hinder_the_next(world: &World) {
-    let directory = tempfile::tempdir().unwrap();
-    let pid_file = directory.path().join("pid");
-    let options = ["--pid-file", pid_file.to_str().unwrap()];
-    let mut guest = world.guest(&options);
-    guest.engine.signal(Signal::KILL);
-    guest.engine.wait();
-    drop(guest);
-    let guest = world.guest(&options);
-    eventually("the pid file names the new engine", || {
-        fs::read_to_string(&pid_file).is_ok_and(|text| text.trim() == guest.engine.id().to_string())
-    });
-    guest.end();
-    assert!(!pid_file.exists(), "removed at an orderly end");
 }
 
 /// The command has the caller's terminal: it is one, its size is seen, Ctrl-C reaches it.
@@ -505,6 +315,8 @@ fn own_user(world: &World) {
     let ended = run_as_user(&[]);
     assert_eq!(ended.code, 125, "{}", ended.stderr);
     assert!(ended.stderr.contains("/dev/net/tun"), "{}", ended.stderr);
+    // The directory can be removed when nothing is mounted on it.
+    umount2(directory.path(), MntFlags::MNT_DETACH).unwrap();
 }
 
 fn own_user_as_root(world: &World) {

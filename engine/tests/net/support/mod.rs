@@ -1,5 +1,7 @@
 //! What the tests stand on: worlds, guests, processes and payload.
 
+pub(crate) mod attacker;
+pub(crate) mod command;
 pub(crate) mod frames;
 pub(crate) mod guest;
 pub(crate) mod harness;
