@@ -172,8 +172,12 @@ pub(super) struct Network {
     /// more than 10 Gbit/s
     #[arg(long, value_name = "N|auto", default_value = "1", value_parser = value::cores)]
     pub(super) cores: usize,
+    /// Pin these threads to a processor each [default: from two threads on; a lone one runs where
+    /// the kernel finds a processor idle, which on a busy machine is sooner]
+    #[arg(long, overrides_with = "no_pin")]
+    pub(super) pin: bool,
     /// Let the kernel choose the processors of these threads
-    #[arg(long)]
+    #[arg(long, overrides_with = "pin")]
     pub(super) no_pin: bool,
     #[command(flatten)]
     pub(super) limits: Limits,

@@ -98,7 +98,7 @@ fn config(arguments: &args::Demo, servers: &host::Servers) -> Result<EngineConfi
     let port = servers.tcp_port.to_string();
     Ok(EngineConfig {
         cores: arguments.cores,
-        pin: true,
+        pin: settings::pins(arguments.cores, false, false),
         network: Network {
             subnet4: occupied.choose4().map_err(Failure::setup)?,
             subnet6: occupied.choose6().map_err(Failure::setup)?,

@@ -31,6 +31,7 @@ fn config_beside(arguments: &args::Network, occupied: &Occupied) -> Result<Engin
         domain,
         search,
         cores,
+        pin,
         no_pin,
         limits,
     } = arguments;
@@ -48,7 +49,7 @@ fn config_beside(arguments: &args::Network, occupied: &Occupied) -> Result<Engin
     }
     Ok(EngineConfig {
         cores: *cores,
-        pin: !no_pin,
+        pin: pins(*cores, *pin, *no_pin),
         network,
         host_loopback: host_loopback
             .clone()
@@ -59,6 +60,12 @@ fn config_beside(arguments: &args::Network, occupied: &Occupied) -> Result<Engin
         },
         limits: engine_limits(limits),
     })
+}
+
+/// Threads are pinned from two on. On a machine with two processors, a lone pinned thread took 83 to
+/// 115 µs for a round trip where one that the kernel placed took 45 to 76; bulk made no difference.
+pub(super) fn pins(cores: usize, pin: bool, no_pin: bool) -> bool {
+    pin || (cores > 1 && !no_pin)
 }
 
 fn engine_limits(limits: &args::Limits) -> Limits {
@@ -139,7 +146,7 @@ mod tests {
         assert_eq!(config.dns, DnsUpstream::System);
         assert_eq!(
             (config.cores, config.pin, config.network.mtu),
-            (1, true, 1500)
+            (1, false, 1500)
         );
     }
 
