@@ -386,6 +386,63 @@ fn a_full_send_buffer_is_zero_bytes_now_and_waiting_otherwise(mut world: World<i
     assert!(rest == block.bytes()[..more]);
 }
 
+fn quiet_sends_tell_what_was_taken(mut world: World<impl Driver>) {
+    let (socket, mut peer) = world.connected("127.0.0.1");
+    // One part and several: both forms of the operation.
+    let parts = [slice(b"one, "), slice(b"two, "), slice(b"three")];
+    world.driver.send(socket, &parts[..1], SendMode::Quiet, 2);
+    assert_eq!(world.sent(2), Ok(5));
+    world.driver.send(socket, &parts[1..], SendMode::Quiet, 3);
+    assert_eq!(world.sent(3), Ok(10));
+    let mut got = [0; 15];
+    peer.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"one, two, three");
+
+    // Until the buffer is full: a send that took a part or nothing says so, and nothing is lost.
+    let block = slice(&pattern(300_001));
+    let mut total = 0;
+    loop {
+        world
+            .driver
+            .send(socket, std::slice::from_ref(&block), SendMode::Quiet, 4);
+        match world.sent(4).unwrap() as usize {
+            300_001 => total += 300_001,
+            less => {
+                total += less;
+                break;
+            }
+        }
+        assert!(total < 1 << 28, "the buffer never fills");
+    }
+    world.driver.send(socket, &parts, SendMode::Quiet, 5);
+    assert_eq!(world.sent(5), Ok(0));
+    let mut got = vec![0; total];
+    peer.read_exact(&mut got).unwrap();
+    assert!(
+        got.chunks(300_001)
+            .all(|got| *got == block.bytes()[..got.len()])
+    );
+
+    // A shutdown right behind a quiet send comes after its bytes.
+    world.driver.send(socket, &parts[..1], SendMode::Quiet, 6);
+    world.driver.shutdown_write(socket);
+    assert_eq!(world.sent(6), Ok(5));
+    let mut rest = Vec::new();
+    peer.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"one, ");
+    // And to a peer that is gone.
+    let (socket, peer) = world.connected("127.0.0.1");
+    drop(peer);
+    let outcomes: Vec<_> = (0..3)
+        .map(|_| {
+            world.driver.send(socket, &parts[..1], SendMode::Quiet, 7);
+            world.sent(7)
+        })
+        .collect();
+    let gone = [Err(Errno::PIPE), Err(Errno::CONNRESET)];
+    assert!(gone.contains(&outcomes[2]), "{outcomes:?}");
+}
+
 fn close_ends_everything_once(mut world: World<impl Driver>) {
     let (socket, _peer) = world.connected("127.0.0.1");
     let block = slice(&pattern(1 << 20));
@@ -981,6 +1038,7 @@ conformance! {
     connect_errors_are_told
     unix_streams_connect_by_path_and_name
     a_full_send_buffer_is_zero_bytes_now_and_waiting_otherwise
+    quiet_sends_tell_what_was_taken
     close_ends_everything_once
     a_pending_connect_is_cancelled
     dead_sockets_and_second_operations_are_refused

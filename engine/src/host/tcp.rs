@@ -76,9 +76,6 @@ pub(crate) fn config() -> tcp::Config {
         window_max: WINDOW_MAX,
         window_scale: 7,
         out_of_order_max: WINDOW_MAX,
-        // Long enough for a local host's answer to take the ACK along (a frame to the guest costs
-        // 3 to 7 µs), short enough not to be felt by a guest whose Nagle algorithm waits for it.
-        delayed_ack: Duration::from_millis(1),
         // 2 MSL (RFC 9293 §3.4.2) on a link where nothing is delayed for longer than its queue.
         // A minute would keep the places of 600,000 connections at 10,000 a second.
         time_wait: Duration::from_secs(1),
@@ -767,18 +764,23 @@ impl TcpFlow {
                     token,
                 );
             } else {
+                // With more to send, an end to pass on, or a window to open, its completion is wanted
+                // at once; else the next frame or answer is soon enough, and saves a system call.
+                let wanted = self.upload.len() > SEND_SLICES
+                    || self.marks.guest_finished
+                    || self.upload_bytes > self.window / 2;
+                let mode = if wanted {
+                    SendMode::Now
+                } else {
+                    SendMode::Quiet
+                };
                 let (head, tail) = self.upload.as_slices();
                 if tail.is_empty() || head.len() >= SEND_SLICES {
-                    driver.send(
-                        socket,
-                        &head[..head.len().min(SEND_SLICES)],
-                        SendMode::Now,
-                        token,
-                    );
+                    driver.send(socket, &head[..head.len().min(SEND_SLICES)], mode, token);
                 } else {
                     let all: SmallVec<[Slice; SEND_SLICES]> =
                         self.upload.iter().take(SEND_SLICES).cloned().collect();
-                    driver.send(socket, &all, SendMode::Now, token);
+                    driver.send(socket, &all, mode, token);
                 }
             }
         } else if self.marks.guest_finished && !std::mem::replace(&mut self.marks.shut_down, true) {

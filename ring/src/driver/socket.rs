@@ -55,6 +55,9 @@ pub enum UnixAddress {
 pub enum SendMode {
     /// Complete at once, with what went or nothing.
     Now,
+    /// As `Now`, but a send that took everything does not end a wait: its completion comes with the
+    /// next thing that does. For senders that have nothing to do when it has come.
+    Quiet,
     /// Wait inside the kernel until at least one byte went.
     WhenWritable,
 }

@@ -132,28 +132,68 @@ impl Uring {
         self.close_if_idle(socket);
     }
 
+    /// Completes the quiet sends that the kernel has seen and said nothing about: they took all.
+    pub(super) fn resolve_quiet(&mut self, completions: &mut Vec<Completion>) {
+        if self.quiet.is_empty() || !self.backlog.is_empty() {
+            return;
+        }
+        {
+            // What is still queued has not been seen, and a completion that found no place may yet
+            // tell of a send that did not take all.
+            let queue = self.ring.submission();
+            if !queue.is_empty() || queue.cq_overflow() {
+                return;
+            }
+        }
+        let mut quiet = std::mem::take(&mut self.quiet);
+        for index in quiet.drain(..) {
+            let Some(send) = self.sends.get(index) else {
+                continue;
+            };
+            let (socket, token, bytes) = (send.socket, send.token, send.bytes);
+            send.gather.release();
+            self.sends.release(index);
+            completions.push(Completion::Sent {
+                token,
+                result: Ok(bytes),
+            });
+            self.stream_send_over(socket);
+            self.close_if_idle(socket);
+        }
+        self.quiet = quiet;
+    }
+
+    fn stream_send_over(&mut self, socket: u32) {
+        let Some(socket) = self.sockets.at(socket) else {
+            return;
+        };
+        socket.send = NONE;
+        if std::mem::take(&mut socket.shutdown) {
+            // The peer may be gone: then there is nothing to tell it.
+            let _ = rustix::net::shutdown(&socket.fd, Shutdown::Write);
+        }
+    }
+
     fn send_done(&mut self, index: u32, entry: Reaped) {
         let Some(send) = self.sends.get(index) else {
             return;
         };
         let (socket_index, token, form) = (send.socket, send.token, send.form);
         let (mode, retried) = (send.mode, send.retried);
+        if mode == SendMode::Quiet {
+            self.quiet.retain(|&slot| slot != index);
+        }
         let outcome = entry.outcome();
         if form == SendForm::Stream {
             send.gather.release();
             self.sends.release(index);
             let result = match outcome {
-                Err(Errno::AGAIN) if mode == SendMode::Now => Ok(0),
+                Err(Errno::AGAIN) if mode != SendMode::WhenWritable => Ok(0),
                 Err(Errno::INTR) => Ok(0),
                 other => other,
             };
             self.ready.push(Completion::Sent { token, result });
-            if let Some(socket) = self.sockets.at(socket_index) {
-                socket.send = NONE;
-                if std::mem::take(&mut socket.shutdown) {
-                    let _ = rustix::net::shutdown(&socket.fd, Shutdown::Write);
-                }
-            }
+            self.stream_send_over(socket_index);
         } else {
             if let Err(errno) = outcome {
                 let earlier = self.datagram_socket_failed(socket_index);

@@ -61,6 +61,8 @@ pub struct Features {
     pub receive_bundles: bool,
     /// A bundle can be kept to the asked length; else it may take once more what is there.
     pub exact_bundles: bool,
+    /// A send that took everything can be silent, while one that did not is told.
+    pub silent_sends: bool,
     /// Absolute deadlines when waiting.
     pub absolute_deadline: bool,
     /// `IORING_OP_MSG_RING`.

@@ -152,6 +152,7 @@ impl Uring {
                 return false;
             }
             self.reap();
+            self.resolve_quiet(&mut Vec::new());
             self.ready.clear();
             reading = self.links.iter().filter(|link| link.reading).count();
         }

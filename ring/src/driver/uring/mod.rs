@@ -108,6 +108,8 @@ pub struct Uring {
     backlog: VecDeque<Entry>,
     /// Operations in flight that say nothing on success and never wait.
     silent: usize,
+    /// Slots of quiet sends that have not completed.
+    quiet: Vec<u32>,
     /// Links and `receive_from`s that stopped for lack of buffers.
     starved: Starved,
     /// Completions that did not need the kernel, and those being reaped.
@@ -212,6 +214,7 @@ impl Uring {
             datagram,
             backlog: VecDeque::new(),
             silent: 0,
+            quiet: Vec::new(),
             starved: Starved::default(),
             ready: Vec::new(),
             reaped: Vec::with_capacity(config.cq_entries as usize),
@@ -311,7 +314,6 @@ impl Driver for Uring {
 
     fn wait(&mut self, deadline: Option<u64>, completions: &mut Vec<Completion>) -> io::Result<()> {
         self.disarm_completion_event();
-        let before = completions.len();
         loop {
             self.relist();
             let immediate =
@@ -319,13 +321,14 @@ impl Driver for Uring {
             let want = if immediate { 0 } else { self.silent + 1 };
             self.enter(want, deadline)?;
             self.reap();
+            self.resolve_quiet(completions);
             while std::mem::take(&mut self.retrying) {
                 self.enter(0, None)?;
                 self.reap();
             }
             self.now = enter::clock();
+            let found = !self.ready.is_empty();
             completions.append(&mut self.ready);
-            let found = completions.len() > before;
             if found || immediate || deadline.is_some_and(|deadline| deadline <= self.now) {
                 return Ok(());
             }

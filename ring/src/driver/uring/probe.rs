@@ -44,6 +44,7 @@ pub fn probe() -> Features {
     features.buffer_rings = Trial::new().is_ok();
     features.multishot_read = try_read().is_ok_and(|worked| worked);
     features.multishot_receive = try_receive_message().is_ok_and(|worked| worked);
+    features.silent_sends = try_silent_send().is_ok_and(|worked| worked);
     match try_bundle() {
         Ok(Bundle::None) | Err(_) => {}
         Ok(Bundle::Inexact) => features.receive_bundles = true,
@@ -152,6 +153,24 @@ fn try_receive_message() -> io::Result<bool> {
     let receive = opcode::RecvMsgMulti::new(file, &raw const message.0, GROUP).build();
     let (result, flags) = trial.run(receive)?;
     Ok(result > 0 && cqueue::more(flags))
+}
+
+/// Sends one byte silently, and then more than the socket takes.
+fn try_silent_send() -> io::Result<bool> {
+    let mut trial = Trial::new()?;
+    let (near, _far) = pair(SocketType::STREAM)?;
+    let bytes = vec![0_u8; 16 << 20];
+    let send = |len| {
+        let file = types::Fd(near.as_raw_fd());
+        let send = opcode::Send::new(file, bytes.as_ptr(), len).flags(super::submit::QUIETLY);
+        send.build().flags(Flags::SKIP_SUCCESS)
+    };
+    // SAFETY: the bytes outlive both sends, which don't wait.
+    unsafe { trial.ring.submission().push(&send(1).user_data(1)) }
+        .map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let (result, _) = run(&mut trial.ring, send(bytes.len() as u32).user_data(2))?;
+    // The first completion is that of the send that was cut short.
+    Ok(result > 0 && (result as usize) < bytes.len())
 }
 
 enum Bundle {

@@ -21,6 +21,10 @@ use crate::driver::{
 const POLL_FIRST: u16 = 1 << 0;
 pub(super) const BUNDLE: u16 = 1 << 4;
 
+/// `MSG_*` flags of a quiet send: with `MSG_WAITALL` a send that took less than all has failed, so that
+/// its completion is not skipped, and `MSG_DONTWAIT` keeps it from waiting for the rest.
+pub(super) const QUIETLY: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL;
+
 /// The most buffers that the kernel puts into one bundle.
 const BUNDLE_BUFFERS_MAX: u32 = 256;
 
@@ -122,11 +126,18 @@ impl Uring {
         send.form = SendForm::Stream;
         send.socket = index;
         send.token = token;
-        send.mode = mode;
+        let quiet = mode == SendMode::Quiet && self.features.silent_sends;
+        send.mode = match mode {
+            SendMode::Quiet if !quiet => SendMode::Now,
+            mode => mode,
+        };
         send.gso_size = 0;
-        send.gather
-            .fill(None, &payload[..payload.len().min(SEND_SLICES_MAX)]);
+        let payload = &payload[..payload.len().min(SEND_SLICES_MAX)];
+        send.bytes = u32::try_from(send.gather.fill(None, payload)).unwrap_or(u32::MAX);
         self.push_send(slot);
+        if quiet {
+            self.quiet.push(slot);
+        }
         Ok(())
     }
 
@@ -178,6 +189,7 @@ impl Uring {
         let file = types::Fd(socket.raw_fd());
         let flags = match send.mode {
             SendMode::Now => libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+            SendMode::Quiet => QUIETLY,
             SendMode::WhenWritable => libc::MSG_NOSIGNAL,
         };
         let (to, to_len) = match send.form {
@@ -197,8 +209,12 @@ impl Uring {
                     .build()
             }
         };
+        let entry = match send.mode {
+            SendMode::Quiet => entry.flags(Flags::SKIP_SUCCESS),
+            SendMode::Now | SendMode::WhenWritable => entry,
+        };
         // SAFETY: message, address, control, list and slices belong to the slot, which is released by the
-        // completion; the descriptor stays open until nothing is in flight on the socket.
+        // completion, or for a quiet send when it was submitted, as it never waits; the descriptor stays open until nothing is in flight on the socket.
         unsafe { self.push(entry.user_data(Family::Send.data(slot))) };
     }
 
