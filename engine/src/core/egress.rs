@@ -16,7 +16,7 @@ use towpath_stack::{Address, Instant};
 
 use super::Core;
 use crate::counters::Counter;
-use crate::host::tcp::FRAME_SLICES;
+use crate::host::queue::FRAME_SLICES;
 
 /// As much of a packet as an ICMP error quotes: 576 bytes in all for IPv4 (RFC 1812 §4.3.2.3), with
 /// room for both versions' headers.

@@ -96,7 +96,7 @@ pub(crate) struct Core<D: Driver> {
     pub(crate) timers: Timers,
     /// TCP flows to flush at the end of the batch.
     pub(crate) dirty: Vec<u32>,
-    /// TCP flows whose host socket is full.
+    /// TCP flows whose host socket is full, and some that were.
     pub(crate) blocked: Vec<u32>,
     /// TCP flows whose receive found no free buffer.
     pub(crate) starved: Vec<u32>,
@@ -116,7 +116,7 @@ pub(crate) struct Core<D: Driver> {
     reads_link: bool,
     lanes: LaneEnd<LaneMessage>,
     /// Cores that got something over a lane in this batch.
-    to_wake: Vec<bool>,
+    pub(crate) to_wake: Vec<bool>,
     peers: Arc<Peers>,
     /// Set when the core only carries out what it owes to host sockets.
     draining: Option<Draining>,
@@ -259,8 +259,11 @@ impl<D: Driver> Core<D> {
         let next = [timers, fragments].into_iter().flatten().min();
         // Starved flows wait for buffers that come back without a completion of their own.
         let retry = (!self.starved.is_empty()).then(|| self.now + Duration::from_millis(1));
+        // The same for a link whose buffers are with other cores.
+        let starved = self.has_peers() && self.driver.levels().tap_free == 0;
+        let link = starved.then(|| self.now + Duration::from_millis(1));
         let drain = self.draining.map(|_| self.now + Duration::from_millis(100));
-        [next, retry, drain]
+        [next, retry, link, drain]
             .into_iter()
             .flatten()
             .min()
@@ -321,6 +324,11 @@ impl<D: Driver> Core<D> {
             }
             Completion::Woken => {}
         }
+    }
+
+    /// Whether other cores hand frames over to this one.
+    pub(crate) fn has_peers(&self) -> bool {
+        self.to_wake.len() > 1
     }
 
     /// The core that owns a flow with this hash, if it is another one.

@@ -2,5 +2,6 @@
 
 pub(crate) mod echo;
 pub(crate) mod pool;
+pub(crate) mod queue;
 pub(crate) mod tcp;
 pub(crate) mod udp;

@@ -26,7 +26,6 @@
 //! **Release.** A flow's key is free for a successor at once; its place in the table is freed when
 //! the driver has completed all that was outstanding on its socket.
 
-use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
@@ -44,6 +43,7 @@ use crate::core::egress::{Peer, Unreachable};
 use crate::core::timers::Armed;
 use crate::core::token::FlowId;
 use crate::counters::Counter;
+use crate::host::queue::SliceQueue;
 use crate::policy::admission::{Refusal, Verdict};
 
 /// Receive window at the start; it doubles each time the guest has filled it once.
@@ -53,9 +53,8 @@ const WINDOW_MAX: u32 = 1 << 20;
 /// Bytes of the host's that wait for the guest, at the start and at most.
 const DOWNLOAD_START: u32 = 128 << 10;
 const DOWNLOAD_MAX: u32 = 1 << 20;
-/// Slices of one send, and of one frame to the guest (what the driver takes).
+/// Slices of one send (what the driver takes).
 const SEND_SLICES: usize = 64;
-pub(crate) const FRAME_SLICES: usize = 32;
 /// Receives up to this size are appended to the buffer before them when there is room.
 const COALESCE_MAX: usize = 4096;
 /// The TTL that nearly every guest uses, and the host too.
@@ -88,10 +87,8 @@ pub(crate) struct TcpFlow {
     connection: Connection,
     guest_mac: MacAddress,
     host: HostSide,
-    upload: VecDeque<Slice>,
-    download: VecDeque<Slice>,
-    upload_bytes: u32,
-    download_bytes: u32,
+    upload: SliceQueue,
+    download: SliceQueue,
     window: u32,
     window_filled: u32,
     download_limit: u32,
@@ -128,6 +125,8 @@ struct Pending {
 struct Marks {
     dirty: bool,
     blocked: bool,
+    /// Its place is in the core's list of blocked flows, maybe still.
+    listed: bool,
     starved: bool,
     host_finished: bool,
     guest_finished: bool,
@@ -201,9 +200,8 @@ impl<D: Driver> Core<D> {
                 });
         }
         if received.acked > 0 {
-            let owned = trim(&mut flow.download, received.acked as usize);
+            let owned = flow.download.trim(received.acked);
             self.held_bytes = self.held_bytes.saturating_sub(owned);
-            flow.download_bytes -= received.acked;
         }
         if !received.deliver.is_empty() {
             let (start, end) = (
@@ -295,10 +293,8 @@ impl<D: Driver> Core<D> {
                 syn: input.quote.into(),
                 reports_errors: traces,
             },
-            upload: VecDeque::new(),
-            download: VecDeque::new(),
-            upload_bytes: 0,
-            download_bytes: 0,
+            upload: SliceQueue::default(),
+            download: SliceQueue::default(),
             window: WINDOW_START,
             window_filled: 0,
             download_limit: DOWNLOAD_START,
@@ -419,13 +415,11 @@ impl<D: Driver> Core<D> {
         }
         match result {
             Ok(bytes) => {
-                let bytes = bytes.min(flow.upload_bytes);
-                let owned = trim(&mut flow.upload, bytes as usize);
+                let owned = flow.upload.trim(bytes);
                 self.held_bytes = self.held_bytes.saturating_sub(owned);
-                flow.upload_bytes -= bytes;
                 self.counters.add(Counter::BytesUp, u64::from(bytes));
-                let blocked = flow.upload_bytes > 0 && bytes == 0;
-                if blocked && !flow.marks.blocked {
+                let blocked = flow.upload.bytes() > 0 && bytes == 0;
+                if blocked && !std::mem::replace(&mut flow.marks.listed, true) {
                     self.blocked.push(index);
                 }
                 // After a waiting send got through, try the rest at once.
@@ -445,23 +439,21 @@ impl<D: Driver> Core<D> {
             return;
         }
         let bytes = data.len();
-        flow.download_bytes += bytes as u32;
-        let appended = bytes <= COALESCE_MAX
-            && flow.download.back_mut().is_some_and(|last| {
-                let appended = last.try_append(data.bytes());
-                if appended && !last.is_pooled() {
+        let appended = if bytes <= COALESCE_MAX {
+            flow.download.append(data.bytes())
+        } else {
+            None
+        };
+        match appended {
+            Some(owned) => self.held_bytes += owned,
+            None => {
+                let levels = self.driver.levels();
+                if bytes <= SMALL && levels.stream_free < levels.stream_total / 2 {
                     self.held_bytes += bytes;
+                    flow.download.push(Slice::from_vec(data.bytes().to_vec()));
+                } else {
+                    flow.download.push(data);
                 }
-                appended
-            });
-        if !appended {
-            let levels = self.driver.levels();
-            if bytes <= SMALL && levels.stream_free < levels.stream_total / 2 {
-                self.held_bytes += bytes;
-                flow.download
-                    .push_back(Slice::from_vec(data.bytes().to_vec()));
-            } else {
-                flow.download.push_back(data);
             }
         }
         self.mark_dirty(index);
@@ -557,11 +549,13 @@ impl<D: Driver> Core<D> {
         };
 
         if let Some(socket) = open {
-            flow.flush_upload(&mut self.driver, socket, token);
+            // A quiet send holds its slices until the next wake-up, also those of other cores.
+            let quiet = self.to_wake.len() == 1;
+            flow.flush_upload(&mut self.driver, socket, token, quiet);
         }
 
         let stream_free = self.driver.levels().stream_free;
-        let room = flow.window.saturating_sub(flow.upload_bytes);
+        let room = flow.window.saturating_sub(flow.upload.bytes());
         flow.connection.set_receive_room(room);
         let config = if peer.guest.is_v4() {
             &self.tcp_config4
@@ -571,14 +565,16 @@ impl<D: Driver> Core<D> {
         let mut frames = 0;
         loop {
             let queue = SendQueue {
-                bytes: flow.download_bytes,
+                bytes: flow.download.bytes(),
                 finished: flow.marks.host_finished,
                 segment_max: self.egress.tcp_segment_max(peer.guest, config.mss),
             };
             let Some(transmit) = flow.connection.poll_transmit(self.now, config, &queue) else {
                 break;
             };
-            let payload = slices(&flow.download, transmit.payload.start, transmit.payload.end);
+            let payload = flow
+                .download
+                .range(transmit.payload.start, transmit.payload.end);
             self.egress.tcp(
                 &mut self.driver,
                 &peer,
@@ -650,16 +646,8 @@ impl<D: Driver> Core<D> {
             self.driver.close(socket, reset);
         }
         flow.host = HostSide::Closed;
-        let held: usize = flow
-            .upload
-            .iter()
-            .chain(&flow.download)
-            .filter(|s| !s.is_pooled())
-            .map(Slice::len)
-            .sum();
+        let held = flow.upload.clear() + flow.download.clear();
         self.held_bytes = self.held_bytes.saturating_sub(held);
-        flow.upload = VecDeque::new();
-        flow.download = VecDeque::new();
         self.free_when_idle(index);
     }
 
@@ -683,20 +671,32 @@ impl<D: Driver> Core<D> {
         })
     }
 
+    /// Moves what a blocked flow holds out of the pool. Returns whether it is still blocked.
+    fn relieve_blocked(&mut self, index: u32) -> bool {
+        let Some(flow) = self.tcp.get_mut(index) else {
+            return false;
+        };
+        if !flow.marks.blocked || flow.marks.released {
+            flow.marks.listed = false;
+            return false;
+        }
+        let (count, bytes) = flow.upload.leave_pool();
+        self.held_bytes += bytes;
+        self.counters.add(Counter::BufferCopies, count);
+        true
+    }
+
     /// Keeps pooled buffers from being pinned by flows that stand still.
     pub(crate) fn relieve_pools(&mut self) {
         let levels = self.driver.levels();
-        if levels.tap_free < levels.tap_total / 2 {
-            for index in std::mem::take(&mut self.blocked) {
-                let Some(flow) = self.tcp.get_mut(index) else {
-                    continue;
-                };
-                if flow.marks.blocked && !flow.marks.released {
-                    let (count, bytes) = own_memory(&mut flow.upload);
-                    self.held_bytes += bytes;
-                    self.counters.add(Counter::BufferCopies, count);
-                }
-            }
+        // Frames that came over a lane hold buffers of another core, whose level is not seen here.
+        let low = levels.tap_free < levels.tap_total / 2 || self.has_peers();
+        // Places of flows that ended stay listed until a look through the list.
+        let long = self.blocked.len() > self.tcp.len() + 64;
+        if (low || long) && !self.blocked.is_empty() {
+            let mut blocked = std::mem::take(&mut self.blocked);
+            blocked.retain(|&index| self.relieve_blocked(index));
+            self.blocked = blocked;
         }
         if levels.stream_free < levels.stream_total / 4
             && self.held_bytes < self.limits.buffer_bytes
@@ -704,10 +704,10 @@ impl<D: Driver> Core<D> {
         {
             self.relieved_at = self.now;
             for (_, flow) in self.tcp.iter_mut() {
-                if flow.marks.released || flow.download_bytes == 0 {
+                if flow.marks.released || flow.download.bytes() == 0 {
                     continue;
                 }
-                let (count, bytes) = own_memory(&mut flow.download);
+                let (count, bytes) = flow.download.leave_pool();
                 self.held_bytes += bytes;
                 self.counters.add(Counter::BufferCopies, count);
                 if self.held_bytes >= self.limits.buffer_bytes {
@@ -732,14 +732,13 @@ impl TcpFlow {
         if self.marks.released {
             0
         } else {
-            u64::from(self.upload_bytes)
+            u64::from(self.upload.bytes())
         }
     }
 
     fn take_upload(&mut self, slice: Slice) {
         let bytes = slice.len() as u32;
-        self.upload_bytes += bytes;
-        self.upload.push_back(slice);
+        self.upload.push(slice);
         // The window doubles for a guest that fills it, as long as the host side keeps up.
         self.window_filled += bytes;
         if self.window_filled >= self.window && self.window < WINDOW_MAX && !self.marks.blocked {
@@ -748,14 +747,20 @@ impl TcpFlow {
         }
     }
 
-    fn flush_upload<D: Driver>(&mut self, driver: &mut D, socket: SocketId, token: u64) {
+    fn flush_upload<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        socket: SocketId,
+        token: u64,
+        quiet: bool,
+    ) {
         if self.pending.send {
             return;
         }
-        if self.upload_bytes > 0 {
+        if self.upload.bytes() > 0 {
             self.pending.send = true;
             if self.marks.blocked {
-                let first = &self.upload[0];
+                let first = &self.upload.slices()[0];
                 let probe = first.bytes()[..first.len().min(PROBE_BYTES)].to_vec();
                 driver.send(
                     socket,
@@ -766,20 +771,22 @@ impl TcpFlow {
             } else {
                 // With more to send, an end to pass on, or a window to open, its completion is wanted
                 // at once; else the next frame or answer is soon enough, and saves a system call.
-                let wanted = self.upload.len() > SEND_SLICES
+                let slices = self.upload.slices();
+                let wanted = !quiet
+                    || slices.len() > SEND_SLICES
                     || self.marks.guest_finished
-                    || self.upload_bytes > self.window / 2;
+                    || self.upload.bytes() > self.window / 2;
                 let mode = if wanted {
                     SendMode::Now
                 } else {
                     SendMode::Quiet
                 };
-                let (head, tail) = self.upload.as_slices();
+                let (head, tail) = slices.as_slices();
                 if tail.is_empty() || head.len() >= SEND_SLICES {
                     driver.send(socket, &head[..head.len().min(SEND_SLICES)], mode, token);
                 } else {
                     let all: SmallVec<[Slice; SEND_SLICES]> =
-                        self.upload.iter().take(SEND_SLICES).cloned().collect();
+                        slices.iter().take(SEND_SLICES).cloned().collect();
                     driver.send(socket, &all, mode, token);
                 }
             }
@@ -799,80 +806,16 @@ impl TcpFlow {
         // leaves buffers to all others.
         let fair = (free as u32 / 8).max(1) * 16_384;
         let limit = self.download_limit.min(fair.max(16_384));
-        let room = limit.saturating_sub(self.download_bytes);
-        if room < 16_384.min(limit) && self.download_bytes > 0 {
+        let room = limit.saturating_sub(self.download.bytes());
+        if room < 16_384.min(limit) && self.download.bytes() > 0 {
             return;
         }
         self.pending.receive = true;
-        driver.receive(socket, room, self.download_bytes == 0, token);
-        if self.download_limit < DOWNLOAD_MAX && self.download_bytes >= self.download_limit / 2 {
+        driver.receive(socket, room, self.download.bytes() == 0, token);
+        if self.download_limit < DOWNLOAD_MAX && self.download.bytes() >= self.download_limit / 2 {
             self.download_limit *= 2;
         }
     }
-}
-
-/// Drops `bytes` from the front; returns how many of them were in memory of their own.
-fn trim(queue: &mut VecDeque<Slice>, mut bytes: usize) -> usize {
-    let mut owned = 0;
-    while bytes > 0 {
-        let Some(first) = queue.front_mut() else {
-            break;
-        };
-        let n = bytes.min(first.len());
-        if !first.is_pooled() {
-            owned += n;
-        }
-        if n == first.len() {
-            queue.pop_front();
-        } else {
-            first.advance(n);
-        }
-        bytes -= n;
-    }
-    owned
-}
-
-/// The slices of `queue` that hold the bytes `start..end`. More than a frame can point to are
-/// gathered into one copy (a host peer that sends in tiny pieces).
-fn slices(queue: &VecDeque<Slice>, start: u32, end: u32) -> SmallVec<[Slice; 8]> {
-    let (mut skip, mut left) = (start as usize, (end - start) as usize);
-    let mut out = SmallVec::new();
-    if left == 0 {
-        return out;
-    }
-    for slice in queue {
-        if skip >= slice.len() {
-            skip -= slice.len();
-            continue;
-        }
-        let n = left.min(slice.len() - skip);
-        out.push(slice.sub(skip..skip + n));
-        skip = 0;
-        left -= n;
-        if left == 0 {
-            break;
-        }
-    }
-    if out.len() > FRAME_SLICES {
-        let whole = out
-            .iter()
-            .flat_map(|slice: &Slice| slice.bytes())
-            .copied()
-            .collect();
-        out = SmallVec::from_iter([Slice::from_vec(whole)]);
-    }
-    out
-}
-
-/// Copies all pooled slices of a queue to one owned slice each; returns how many, and their bytes.
-fn own_memory(queue: &mut VecDeque<Slice>) -> (u64, usize) {
-    let (mut count, mut bytes) = (0, 0);
-    for slice in queue.iter_mut().filter(|slice| slice.is_pooled()) {
-        bytes += slice.len();
-        count += 1;
-        *slice = Slice::from_vec(slice.bytes().to_vec());
-    }
-    (count, bytes)
 }
 
 /// An initial sequence number (RFC 6528 §3): a keyed hash of the connection's addresses and ports,

@@ -8,13 +8,14 @@ use std::process::Command;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::support::frames::neighbour_mac;
 use crate::support::guest::{Attached, GuestSockets};
 use crate::support::harness::{Test, tests};
 use crate::support::namespace::{Namespace, ip};
 use crate::support::needs::Need;
 use crate::support::process::Process;
 use crate::support::servers::{listen, round_trip, spawn_tcp_echo};
-use crate::support::world::{HOST4, World, eventually};
+use crate::support::world::{GATEWAY4, HOST4, World, eventually};
 
 pub(crate) fn tests() -> Vec<Test> {
     let tests = tests![lease_and_use, renewal, release];
@@ -164,6 +165,8 @@ fn release(world: &World) {
     // The deconfig event of the client's start has come before it was bound.
     client.event("deconfig");
     net.enter(|| ip(&format!("addr add {leased}/24 dev tap0")));
+    // The release must not wait for ARP, lest the next client's questions overtake it.
+    neighbour_mac(&net, GATEWAY4.into());
     client.process.signal(Signal::USR2);
     client.event("deconfig");
     net.enter(|| ip("addr flush dev tap0"));

@@ -28,6 +28,7 @@ pub(crate) fn tests() -> Vec<Test> {
         two_thousand_at_once,
         guest_that_stops_reading,
         host_that_stops_reading,
+        small_pieces_to_hosts_that_stop_reading,
         many_small_writes,
         connections_come_from_the_host,
         short_lived_by_the_hundred,
@@ -283,6 +284,37 @@ fn reader_that_stops(guest: &impl GuestSockets, sender: TcpStream, reader: &TcpS
     );
     payload::receive_all(reader, LENGTH).expect("everything arrives after the pause");
     sending.join().unwrap().expect("everything was sent");
+}
+
+/// Each frame of a small piece takes a whole buffer of the engine's: those of flows that stand still
+/// must not use up what the others need, on one core nor across cores.
+fn small_pieces_to_hosts_that_stop_reading(world: &World) {
+    for cores in ["1", "2"] {
+        let guest = world.guest(&["--cores", cores]);
+        let other = guest.connect(spawn_tcp_echo(listen(HOST4)));
+        let stalled: Vec<_> = (0..16)
+            .map(|_| {
+                let (mut near, far) = guest.pair(&listen(HOST4));
+                near.set_nodelay(true).unwrap();
+                near.set_write_timeout(Some(Duration::from_millis(200)))
+                    .unwrap();
+                let mut sent = 0;
+                while let Ok(n) = near.write(payload::slice(sent, 1_000)) {
+                    sent += n as u64;
+                }
+                (near, far, sent)
+            })
+            .collect();
+        for i in 0..100 {
+            round_trip(&other, payload::slice(i, 10_000));
+        }
+        for (near, far, sent) in stalled {
+            near.shutdown(Shutdown::Write).unwrap();
+            payload::receive_all(&far, sent).expect("all pieces arrive after the pause");
+        }
+        drop(other);
+        guest.end();
+    }
 }
 
 fn many_small_writes(world: &World) {

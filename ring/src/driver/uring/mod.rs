@@ -142,6 +142,12 @@ struct Starved {
     datagrams: Vec<u32>,
 }
 
+impl Starved {
+    fn any(&self) -> bool {
+        !self.links.is_empty() || !self.datagrams.is_empty()
+    }
+}
+
 impl Uring {
     /// Makes a ring for the calling thread, with `links` as links 0, 1, ….
     ///
@@ -314,10 +320,14 @@ impl Driver for Uring {
 
     fn wait(&mut self, deadline: Option<u64>, completions: &mut Vec<Completion>) -> io::Result<()> {
         self.disarm_completion_event();
+        let before = completions.len();
         loop {
             self.relist();
-            let immediate =
-                !self.ready.is_empty() || deadline.is_some_and(|deadline| deadline <= self.now);
+            // The slices of a quiet send may be what starved readers wait for.
+            let wanted = !self.quiet.is_empty() && self.starved.any();
+            let immediate = wanted
+                || !self.ready.is_empty()
+                || deadline.is_some_and(|deadline| deadline <= self.now);
             let want = if immediate { 0 } else { self.silent + 1 };
             self.enter(want, deadline)?;
             self.reap();
@@ -327,7 +337,8 @@ impl Driver for Uring {
                 self.reap();
             }
             self.now = enter::clock();
-            let found = !self.ready.is_empty();
+            let wanted = completions.len() > before && self.starved.any();
+            let found = wanted || !self.ready.is_empty();
             completions.append(&mut self.ready);
             if found || immediate || deadline.is_some_and(|deadline| deadline <= self.now) {
                 return Ok(());
