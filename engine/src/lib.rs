@@ -4,6 +4,8 @@
 //! The engine is a library; the `towpath` binary is its first user. `ARCHITECTURE.md` at the root
 //! of the repository follows a frame through the files.
 
+#![forbid(unsafe_code)]
+
 pub mod cli;
 pub mod config;
 pub mod control;

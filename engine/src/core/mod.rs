@@ -28,16 +28,16 @@ use std::time::Duration;
 use towpath_ring::buffer::{Parcel, Slice};
 use towpath_ring::driver::{Completion, Driver, LinkId, SocketId, Waker};
 use towpath_ring::lane::LaneEnd;
+use towpath_stack::Instant;
 use towpath_stack::flow::IndirectionTable;
 use towpath_stack::fragment::Reassembler;
 use towpath_stack::neighbor::Neighbors;
-use towpath_stack::{Instant, tcp};
 
 use crate::config::Limits;
 use crate::counters::{CoreCounters, Counter};
 use crate::host::echo::EchoMapping;
 use crate::host::pool::SocketPool;
-use crate::host::tcp::TcpFlow;
+use crate::host::tcp::{TcpConfigs, TcpFlow};
 use crate::host::udp::{UdpMapping, UdpRun};
 use crate::policy::admission::Admission;
 use crate::service::message::Reply;
@@ -86,8 +86,7 @@ pub(crate) struct Core<D: Driver> {
     pub(crate) admission: Admission,
     pub(crate) limits: Limits,
     pub(crate) egress: Egress,
-    pub(crate) tcp_config4: tcp::Config,
-    pub(crate) tcp_config6: tcp::Config,
+    pub(crate) tcp_configs: TcpConfigs,
     pub(crate) tcp: FlowTable<TcpFlow>,
     pub(crate) tcp_pending: usize,
     pub(crate) udp: FlowTable<UdpMapping>,
@@ -145,18 +144,13 @@ impl<D: Driver> Core<D> {
         let limits = share(seed.limits, cores);
         let now = Instant::from_nanos(driver.now());
         let features = driver.link_features(seed.link);
-        let tcp_config = |header: u16| tcp::Config {
-            mss: seed.mtu - header,
-            ..crate::host::tcp::config()
-        };
         Self {
             egress: Egress::new(seed.link, features, seed.neighbors.gateway_mac, seed.mtu),
             now,
             counters: seed.counters,
             admission: seed.admission,
             limits,
-            tcp_config4: tcp_config(40),
-            tcp_config6: tcp_config(60),
+            tcp_configs: TcpConfigs::new(seed.mtu),
             tcp: FlowTable::new(),
             tcp_pending: 0,
             udp: FlowTable::new(),

@@ -32,11 +32,11 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use towpath_ring::buffer::Slice;
 use towpath_ring::driver::{Driver, Errno, ReceiveEnd, Remote, SendMode, SocketId, SocketKind};
-use towpath_stack::Instant;
 use towpath_stack::flow::FlowKey;
 use towpath_stack::tcp::segment::Segment;
 use towpath_stack::tcp::{self, Connection, Reason, SendQueue, TimerOutcome};
 use towpath_stack::wire::ethernet::MacAddress;
+use towpath_stack::{Address, Instant};
 
 use crate::core::Core;
 use crate::core::egress::{Peer, Unreachable};
@@ -69,16 +69,33 @@ const RELIEF_INTERVAL: Duration = Duration::from_millis(1);
 /// Bytes of the waiting send of a blocked flow.
 const PROBE_BYTES: usize = 1024;
 
-/// The connection parameters that do not depend on the link.
-pub(crate) fn config() -> tcp::Config {
-    tcp::Config {
-        window_max: WINDOW_MAX,
-        window_scale: 7,
-        out_of_order_max: WINDOW_MAX,
-        // 2 MSL (RFC 9293 §3.4.2) on a link where nothing is delayed for longer than its queue.
-        // A minute would keep the places of 600,000 connections at 10,000 a second.
-        time_wait: Duration::from_secs(1),
-        ..tcp::Config::default()
+/// The connection parameters of a link: the two IP versions differ in what a packet holds.
+pub(crate) struct TcpConfigs {
+    v4: tcp::Config,
+    v6: tcp::Config,
+}
+
+impl TcpConfigs {
+    pub(crate) fn new(mtu: u16) -> Self {
+        let config = |headers: u16| tcp::Config {
+            mss: mtu - headers,
+            window_max: WINDOW_MAX,
+            window_scale: 7,
+            out_of_order_max: WINDOW_MAX,
+            // 2 MSL (RFC 9293 §3.4.2) on a link where nothing is delayed for longer than its queue.
+            // A minute would keep the places of 600,000 connections at 10,000 a second.
+            time_wait: Duration::from_secs(1),
+            ..tcp::Config::default()
+        };
+        Self {
+            v4: config(40),
+            v6: config(60),
+        }
+    }
+
+    /// For connections with a guest of this address.
+    pub(crate) fn towards(&self, guest: Address) -> &tcp::Config {
+        if guest.is_v4() { &self.v4 } else { &self.v6 }
     }
 }
 
@@ -179,11 +196,7 @@ impl<D: Driver> Core<D> {
             return self.counters.bump(Counter::DroppedMemory);
         }
         let payload = &input.frame.bytes()[input.payload_at..][..input.payload_len];
-        let config = if input.key.guest_address.is_v4() {
-            &self.tcp_config4
-        } else {
-            &self.tcp_config6
-        };
+        let config = self.tcp_configs.towards(input.key.guest_address);
         let received = flow
             .connection
             .on_segment(self.now, config, &input.segment, payload);
@@ -278,11 +291,7 @@ impl<D: Driver> Core<D> {
         // for an ordinary connection would turn passing trouble into its end (ip(7), IP_RECVERR).
         let traces =
             inet && input.hop_limit <= TRACED_HOPS && self.driver.set_report_errors(socket).is_ok();
-        let config = if input.key.guest_address.is_v4() {
-            &self.tcp_config4
-        } else {
-            &self.tcp_config6
-        };
+        let config = self.tcp_configs.towards(input.key.guest_address);
         let first = initial_sequence(&self.initial_sequences, &input.key, self.now);
         let connect_until = self.now + self.limits.connect_timeout;
         let flow = TcpFlow {
@@ -326,6 +335,9 @@ impl<D: Driver> Core<D> {
 
     /// The host side answered a CONNECT.
     pub(crate) fn on_connected(&mut self, index: u32, result: Result<(), Errno>) {
+        let Some(guest) = self.tcp.key(index).map(|key| key.guest_address) else {
+            return;
+        };
         let Some(flow) = self.tcp.get_mut(index) else {
             return;
         };
@@ -338,18 +350,8 @@ impl<D: Driver> Core<D> {
         match (result, &flow.host) {
             (Ok(()), HostSide::Connecting { socket, .. }) => {
                 flow.host = HostSide::Open(*socket);
-                let config = if self
-                    .tcp
-                    .key(index)
-                    .is_some_and(|key| key.guest_address.is_v4())
-                {
-                    &self.tcp_config4
-                } else {
-                    &self.tcp_config6
-                };
-                if let Some(flow) = self.tcp.get_mut(index) {
-                    flow.connection.accept(self.now, config);
-                }
+                flow.connection
+                    .accept(self.now, self.tcp_configs.towards(guest));
                 self.counters.bump(Counter::TcpConnected);
                 self.mark_dirty(index);
             }
@@ -497,11 +499,7 @@ impl<D: Driver> Core<D> {
             return self.fail_connect(index, Errno::TIMEDOUT);
         }
         if flow.connection.poll_at().is_some_and(|due| due <= now) {
-            let config = if key.guest_address.is_v4() {
-                &self.tcp_config4
-            } else {
-                &self.tcp_config6
-            };
+            let config = self.tcp_configs.towards(key.guest_address);
             if let TimerOutcome::Gone(reason) = flow.connection.on_timer(now, config) {
                 let regular = reason == Reason::TimeWaitOver;
                 if !regular {
@@ -557,11 +555,7 @@ impl<D: Driver> Core<D> {
         let stream_free = self.driver.levels().stream_free;
         let room = flow.window.saturating_sub(flow.upload.bytes());
         flow.connection.set_receive_room(room);
-        let config = if peer.guest.is_v4() {
-            &self.tcp_config4
-        } else {
-            &self.tcp_config6
-        };
+        let config = self.tcp_configs.towards(peer.guest);
         let mut frames = 0;
         loop {
             let queue = SendQueue {
