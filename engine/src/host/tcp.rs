@@ -48,6 +48,9 @@ use crate::policy::admission::{Refusal, Verdict};
 
 /// Receive window at the start; it doubles each time the guest has filled it once.
 const WINDOW_START: u32 = 64 << 10;
+/// Segments that a window holds at least. An update is only sent when it opens the window by a whole
+/// segment (RFC 1122 §4.2.3.3), which at MTU 65520 is nearly all of 64 KiB.
+const SEGMENTS_MIN: u32 = 4;
 /// Largest receive window. At 15 Gbit/s and a batch every 300 µs a window holds 560 KB.
 const WINDOW_MAX: u32 = 1 << 20;
 /// Bytes of the host's that wait for the guest, at the start and at most.
@@ -304,7 +307,7 @@ impl<D: Driver> Core<D> {
             },
             upload: SliceQueue::default(),
             download: SliceQueue::default(),
-            window: WINDOW_START,
+            window: first_window(config.mss),
             window_filled: 0,
             download_limit: DOWNLOAD_START,
             armed: Armed::default(),
@@ -812,9 +815,54 @@ impl TcpFlow {
     }
 }
 
+/// The receive window that a connection begins with, in bytes.
+fn first_window(mss: u16) -> u32 {
+    WINDOW_START.max(SEGMENTS_MIN * u32::from(mss))
+}
+
 /// An initial sequence number (RFC 6528 §3): a keyed hash of the connection's addresses and ports,
 /// plus a clock that advances once every 4 µs.
 fn initial_sequence(secret: &std::hash::RandomState, key: &FlowKey, now: Instant) -> u32 {
     let clock = (now.as_nanos() / 4_000) as u32;
     (secret.hash_one(key) as u32).wrapping_add(clock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_that_was_nearly_filled_opens_by_whole_segments() {
+        for mtu in [1280, 1500, 9000, 65_520] {
+            let configs = TcpConfigs::new(mtu);
+            for mss in [configs.v4.mss, configs.v6.mss] {
+                let window = first_window(mss);
+                // The guest left less than a segment of it unused; taken, it opens by the rest.
+                assert!(window - u32::from(mss) >= u32::from(mss), "MTU {mtu}");
+                assert!((WINDOW_START..=WINDOW_MAX).contains(&window), "MTU {mtu}");
+            }
+        }
+    }
+
+    #[test]
+    fn initial_sequence_numbers_differ_by_connection_and_move_with_time() {
+        let secret = std::hash::RandomState::new();
+        let key = |guest_port| FlowKey {
+            guest: 0,
+            protocol: towpath_stack::flow::Protocol::Tcp,
+            guest_address: Address::v4([10, 0, 0, 3]),
+            remote_address: Address::v4([192, 0, 2, 1]),
+            guest_port,
+            remote_port: 80,
+        };
+        let at = |port, micros: u64| {
+            initial_sequence(&secret, &key(port), Instant::from_nanos(micros * 1_000))
+        };
+        assert_eq!(at(1, 400).wrapping_sub(at(1, 0)), 100);
+        assert_ne!(at(1, 0), at(2, 0));
+        assert_ne!(
+            at(1, 0),
+            initial_sequence(&std::hash::RandomState::new(), &key(1), Instant::ZERO)
+        );
+    }
 }

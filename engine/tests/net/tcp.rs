@@ -29,6 +29,7 @@ pub(crate) fn tests() -> Vec<Test> {
         guest_that_stops_reading,
         host_that_stops_reading,
         small_pieces_to_hosts_that_stop_reading,
+        first_writes_beyond_the_window,
         many_small_writes,
         connections_come_from_the_host,
         short_lived_by_the_hundred,
@@ -313,6 +314,29 @@ fn small_pieces_to_hosts_that_stop_reading(world: &World) {
             payload::receive_all(&far, sent).expect("all pieces arrive after the pause");
         }
         drop(other);
+        guest.end();
+    }
+}
+
+/// A sender that fills the first window to within a few bytes gets the rest of it opened, also where
+/// a segment is nearly as large as a window.
+fn first_writes_beyond_the_window(world: &World) {
+    for mtu in ["1500", "9000", "65520"] {
+        let guest = world.guest(&["--mtu", mtu]);
+        for host in HOSTS {
+            for length in [65_439, 65_536, 100_000, MIB] {
+                let (near, far) = guest.pair(&listen(host));
+                thread::scope(|scope| {
+                    scope.spawn(|| {
+                        (&near)
+                            .write_all(payload::slice(0, length as usize))
+                            .unwrap();
+                        near.shutdown(Shutdown::Write).unwrap();
+                    });
+                    payload::receive_all(&far, length).expect("the window opens");
+                });
+            }
+        }
         guest.end();
     }
 }
