@@ -151,6 +151,11 @@ impl Uring {
                 continue;
             };
             let (socket, token, bytes) = (send.socket, send.token, send.bytes);
+            if send.form != SendForm::Stream {
+                self.datagram_send_over(index, socket);
+                self.close_if_idle(socket);
+                continue;
+            }
             send.gather.release();
             self.sends.release(index);
             completions.push(Completion::Sent {
@@ -161,6 +166,16 @@ impl Uring {
             self.close_if_idle(socket);
         }
         self.quiet = quiet;
+    }
+
+    fn datagram_send_over(&mut self, index: u32, socket: u32) {
+        if let Some(send) = self.sends.get(index) {
+            send.gather.release();
+            self.sends.release(index);
+        }
+        if let Some(socket) = self.sockets.at(socket) {
+            socket.silent -= 1;
+        }
     }
 
     fn stream_send_over(&mut self, socket: u32) {
@@ -202,6 +217,9 @@ impl Uring {
                     if let Some(send) = self.sends.get(index) {
                         send.retried = true;
                     }
+                    if mode == SendMode::Quiet {
+                        self.quiet.push(index);
+                    }
                     self.push_send(index);
                     self.retrying = true;
                     return;
@@ -220,14 +238,10 @@ impl Uring {
                     payload,
                 });
             }
-            if let Some(send) = self.sends.get(index) {
-                send.gather.release();
-                self.sends.release(index);
+            if mode != SendMode::Quiet {
+                self.silent -= 1;
             }
-            self.silent -= 1;
-            if let Some(socket) = self.sockets.at(socket_index) {
-                socket.silent -= 1;
-            }
+            self.datagram_send_over(index, socket_index);
         }
         self.close_if_idle(socket_index);
     }

@@ -164,7 +164,13 @@ impl Uring {
         }
         send.socket = index;
         send.token = token;
-        send.mode = SendMode::Now;
+        // A failure must end a wait, which it can't where every send posts a completion.
+        let quiet = self.features.silent_sends;
+        send.mode = if quiet {
+            SendMode::Quiet
+        } else {
+            SendMode::Now
+        };
         send.retried = false;
         let bytes = send.gather.fill(None, payload);
         // One datagram needs no cutting.
@@ -173,7 +179,11 @@ impl Uring {
         } else {
             0
         };
-        self.silent += 1;
+        if quiet {
+            self.quiet.push(slot);
+        } else {
+            self.silent += 1;
+        }
         self.push_send(slot);
         Ok(())
     }
