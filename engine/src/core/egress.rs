@@ -53,6 +53,16 @@ pub(crate) enum Unreachable {
 }
 
 impl Unreachable {
+    /// What an error of a host socket says about reaching its target, whatever the protocol.
+    pub(crate) const fn of(errno: Errno) -> Option<Self> {
+        match errno {
+            Errno::HOSTUNREACH | Errno::HOSTDOWN => Some(Self::Host),
+            Errno::NETUNREACH | Errno::NETDOWN => Some(Self::Network),
+            Errno::ACCESS | Errno::PERM => Some(Self::Prohibited),
+            _ => None,
+        }
+    }
+
     /// Type and code, ICMPv4 (RFC 792, RFC 1812 §5.2.7.1) or ICMPv6 (RFC 4443 §3.1).
     const fn code(self, v4: bool) -> (u8, u8) {
         match (self, v4) {
@@ -477,10 +487,7 @@ impl<D: Driver> Core<D> {
             ErrorOrigin::Icmp { .. } => false,
             ErrorOrigin::Local => {
                 let why = match report.errno {
-                    Errno::HOSTUNREACH | Errno::HOSTDOWN => Unreachable::Host,
-                    Errno::NETUNREACH | Errno::NETDOWN => Unreachable::Network,
-                    Errno::ACCESS | Errno::PERM => Unreachable::Prohibited,
-                    Errno::CONNREFUSED => Unreachable::Port,
+                    Errno::CONNREFUSED => Some(Unreachable::Port),
                     Errno::MSGSIZE => {
                         let (kind, code) = if v4 { (3, 4) } else { (2, 0) };
                         let parameter = mtu_parameter(v4, kind, code, report.info);
@@ -497,10 +504,12 @@ impl<D: Driver> Core<D> {
                         );
                         return true;
                     }
-                    _ => return false,
+                    errno => Unreachable::of(errno),
                 };
-                self.report_unreachable(peer, packet, why);
-                true
+                if let Some(why) = why {
+                    self.report_unreachable(peer, packet, why);
+                }
+                why.is_some()
             }
         }
     }
@@ -520,14 +529,6 @@ impl<D: Driver> Core<D> {
         } else {
             Counter::DroppedIcmpRate
         });
-    }
-
-    pub(crate) fn remember_mac(&mut self, address: Address, mac: MacAddress) {
-        self.egress.remember_mac(address, mac);
-    }
-
-    pub(crate) fn remembered_mac(&self, address: Address) -> Option<MacAddress> {
-        self.egress.mac_of(&address)
     }
 }
 

@@ -300,7 +300,7 @@ impl<D: Driver> Core<D> {
 
     fn on_neighbor_answer(&mut self, answer: &Answer) {
         if let Some((address, mac)) = answer.learned {
-            self.remember_mac(address, mac);
+            self.egress.remember_mac(address, mac);
         }
         if let Some(reply) = &answer.reply {
             self.egress.frame(&mut self.driver, reply.as_slice());

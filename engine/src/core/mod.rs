@@ -115,7 +115,7 @@ pub(crate) struct Core<D: Driver> {
     reads_link: bool,
     lanes: LaneEnd<LaneMessage>,
     /// Cores that got something over a lane in this batch.
-    pub(crate) to_wake: Vec<bool>,
+    to_wake: Vec<bool>,
     peers: Arc<Peers>,
     /// Set when the core only carries out what it owes to host sockets.
     draining: Option<Draining>,

@@ -248,10 +248,8 @@ impl<D: Driver> Core<D> {
         let flags = input.segment.flags;
         if flags.syn() && !flags.ack() && !flags.rst() {
             self.open_tcp(input);
-        } else if let Some(reset) = tcp::reset_for(&input.segment, input.payload_len as u32) {
-            self.egress
-                .tcp(&mut self.driver, &input.peer, &reset, &[], None);
-            self.counters.bump(Counter::FramesOut);
+        } else {
+            self.reset(input);
         }
     }
 
@@ -385,10 +383,8 @@ impl<D: Driver> Core<D> {
             None
         };
         let unreachable = match errno {
-            Errno::HOSTUNREACH | Errno::HOSTDOWN => Some(Unreachable::Host),
-            Errno::NETUNREACH | Errno::NETDOWN | Errno::ADDRNOTAVAIL => Some(Unreachable::Network),
-            Errno::ACCESS | Errno::PERM => Some(Unreachable::Prohibited),
-            _ => None,
+            Errno::ADDRNOTAVAIL => Some(Unreachable::Network),
+            errno => Unreachable::of(errno),
         };
         self.driver.close(socket, false);
         if let Some(report) = report
@@ -540,6 +536,8 @@ impl<D: Driver> Core<D> {
         let Some(peer) = self.tcp_peer(index) else {
             return;
         };
+        // A quiet send holds its slices until the next wake-up, also those of other cores.
+        let quiet = !self.has_peers();
         let Some(flow) = self.tcp.get_mut(index) else {
             return;
         };
@@ -550,12 +548,9 @@ impl<D: Driver> Core<D> {
         };
 
         if let Some(socket) = open {
-            // A quiet send holds its slices until the next wake-up, also those of other cores.
-            let quiet = self.to_wake.len() == 1;
             flow.flush_upload(&mut self.driver, socket, token, quiet);
         }
 
-        let stream_free = self.driver.levels().stream_free;
         let room = flow.window.saturating_sub(flow.upload.bytes());
         flow.connection.set_receive_room(room);
         let config = self.tcp_configs.towards(peer.guest);
@@ -605,13 +600,11 @@ impl<D: Driver> Core<D> {
                 flow.host = HostSide::Closed;
                 self.driver.close(socket, false);
             } else if !flow.marks.host_finished && !flow.pending.receive && !flow.marks.starved {
-                flow.arm_receive(&mut self.driver, socket, token, stream_free);
+                flow.arm_receive(&mut self.driver, socket, token);
             }
         }
-        let deadline = match (flow.connection.poll_at(), flow.connect_until) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let deadlines = [flow.connection.poll_at(), flow.connect_until];
+        let deadline = deadlines.into_iter().flatten().min();
         self.timers
             .arm(FlowId::tcp(index), &mut flow.armed, deadline);
     }
@@ -792,15 +785,10 @@ impl TcpFlow {
         }
     }
 
-    fn arm_receive<D: Driver>(
-        &mut self,
-        driver: &mut D,
-        socket: SocketId,
-        token: u64,
-        free: usize,
-    ) {
+    fn arm_receive<D: Driver>(&mut self, driver: &mut D, socket: SocketId, token: u64) {
         // No flow takes more than an eighth of what is free, so that one slow guest connection
         // leaves buffers to all others.
+        let free = driver.levels().stream_free;
         let fair = (free as u32 / 8).max(1) * 16_384;
         let limit = self.download_limit.min(fair.max(16_384));
         let room = limit.saturating_sub(self.download.bytes());

@@ -347,7 +347,7 @@ impl<D: Driver> Core<D> {
 
     fn dns_query(&mut self, input: &UdpInput) {
         self.counters.bump(Counter::DnsQueries);
-        self.remember_mac(input.peer.guest, input.peer.mac);
+        self.egress.remember_mac(input.peer.guest, input.peer.mac);
         let mut packet = Vec::with_capacity(input.payload.len() + 64);
         Request::Dns {
             guest: input.peer.guest,
@@ -385,7 +385,7 @@ impl<D: Driver> Core<D> {
         server: Address,
         answer: &[u8],
     ) {
-        let Some(mac) = self.remembered_mac(guest) else {
+        let Some(mac) = self.egress.mac_of(&guest) else {
             return;
         };
         let peer = Peer {
