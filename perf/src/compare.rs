@@ -13,14 +13,20 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
+
 use crate::cases::{self, Case};
 use crate::cpu::{Machine, usage_of_tree};
 use crate::facts::Facts;
 use crate::failure::{Context, Failure, Outcome};
 use crate::loadgen::{Measured, parse_seconds};
-use crate::peers::{self, Peer, Presence};
-use crate::report::{End, Report, Run, Sample};
+use crate::metrics::metrics;
+use crate::peers::{self, Peer};
+use crate::presence::Presence;
+use crate::report::to_text;
+use crate::results::{Cpu, End, Receivers, Report, Run, Sample};
 use crate::sandbox;
+use crate::summary::to_json;
 use crate::table::number;
 use crate::world::World;
 
@@ -37,19 +43,19 @@ pub(crate) struct Args {
     /// Networks to compare, and limits to show beside them
     #[arg(
         long,
-        value_enum,
         value_delimiter = ',',
+        value_parser = PossibleValuesParser::new(peers::KNOWN),
         default_value = "towpath,pasta,slirp4netns,veth,veth-no-offload,loopback"
     )]
-    peers: Vec<Peer>,
+    peers: Vec<String>,
     /// Loads to run
     #[arg(
         long,
-        value_enum,
         value_delimiter = ',',
+        value_parser = cases::parser(),
         default_value = "tcp-up,tcp-down,tcp-rr,tcp-connect,tcp-idle"
     )]
-    cases: Vec<Case>,
+    cases: Vec<&'static Case>,
     /// MTUs of the guest's link, in bytes
     #[arg(
         long,
@@ -96,25 +102,28 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
         facts: Facts::gather(&args.congestion),
         rounds: args.rounds,
         seconds: args.seconds.as_secs_f64(),
-        copies: args.copy,
-        peers: plan.peers.clone(),
+        receivers: if args.copy {
+            Receivers::Copy
+        } else {
+            Receivers::Discard
+        },
+        peers: plan.peers.iter().map(Presence::of).collect(),
         runs: Vec::new(),
     };
-    let present: Vec<Peer> = plan
-        .peers
-        .iter()
-        .filter(|one| one.missing.is_none())
-        .map(|one| one.peer)
+    let here = report.peers.iter().map(|one| one.missing.is_none());
+    let present = plan.peers.iter().zip(here);
+    let present: Vec<&Peer> = present
+        .filter_map(|(peer, here)| here.then_some(peer))
         .collect();
     let jobs = jobs(&plan, &present, args.rounds);
     for (done, &(mtu, case, round, peer)) in jobs.iter().enumerate() {
-        let run = plan.one(args, mtu, case, round, peer);
+        let run = one(args, mtu, case, round, peer);
         progress(done + 1, jobs.len(), &run);
         report.runs.push(run);
         // What has been measured is kept when a long comparison is broken off.
         write(args, &report)?;
     }
-    print!("{}", report.to_text());
+    print!("{}", to_text(&report));
     println!(
         "\nAll numbers are in {}",
         args.out.join("results.json").display()
@@ -143,8 +152,11 @@ fn check_congestion(name: &str) -> Outcome<()> {
     )))
 }
 
+/// MTU, case, round and peer of a run.
+type Job<'a> = (u32, &'static Case, u32, &'a Peer);
+
 /// All runs in their order: the peers of one case right after one another.
-fn jobs(plan: &Plan, present: &[Peer], rounds: u32) -> Vec<(u32, Case, u32, Peer)> {
+fn jobs<'a>(plan: &Plan, present: &[&'a Peer], rounds: u32) -> Vec<Job<'a>> {
     let mut jobs = Vec::new();
     for &mtu in &plan.mtus {
         for &case in &plan.cases {
@@ -162,44 +174,48 @@ fn jobs(plan: &Plan, present: &[Peer], rounds: u32) -> Vec<(u32, Case, u32, Peer
 
 /// What is to run, without doubles.
 struct Plan {
-    towpath: PathBuf,
-    peers: Vec<Presence>,
-    cases: Vec<Case>,
+    peers: Vec<Peer>,
+    cases: Vec<&'static Case>,
     mtus: Vec<u32>,
 }
 
 impl Plan {
     fn new(args: &Args) -> Plan {
         let towpath = args.towpath.clone().unwrap_or_else(peers::default_towpath);
-        let peers = once_each(args.peers.iter().map(|peer| (peer.name(), *peer)));
+        let names = once_each(args.peers.iter().map(|name| (name, name)));
+        let known = names
+            .into_iter()
+            .filter_map(|name| Peer::known(name, &towpath));
         Plan {
-            peers: peers.into_iter().map(|peer| peer.look(&towpath)).collect(),
-            cases: once_each(args.cases.iter().map(|case| (case.name(), *case))),
+            peers: known.collect(),
+            cases: once_each(args.cases.iter().map(|case| (case.name, *case))),
             mtus: once_each(args.mtu.iter().map(|mtu| (*mtu, *mtu))),
-            towpath,
-        }
-    }
-
-    fn one(&self, args: &Args, mtu: u32, case: Case, round: u32, peer: Peer) -> Run {
-        let before = Machine::now();
-        thread::sleep(WATCH);
-        let load_before = Machine::now().load_since(before);
-        let end = World::build(peer, mtu, &args.congestion, &self.towpath)
-            .and_then(|mut world| sample(&mut world, args, mtu, case))
-            .map_or_else(|failure| End::Failed(failure.to_string()), End::Measured);
-        Run {
-            mtu,
-            case,
-            peer,
-            round,
-            load_before,
-            end,
         }
     }
 }
 
+fn one(args: &Args, mtu: u32, case: &Case, round: u32, peer: &Peer) -> Run {
+    let before = Machine::now();
+    thread::sleep(WATCH);
+    let load_before = Machine::now().load_since(before);
+    let end = World::build(peer, mtu, &args.congestion)
+        .and_then(|mut world| sample(&mut world, args, mtu, case))
+        .map_or_else(
+            |failure| End::Failed(failure.to_string()),
+            |sample| End::Measured(Box::new(sample)),
+        );
+    Run {
+        mtu,
+        case: case.name.to_owned(),
+        peer: peer.name.clone(),
+        round,
+        load_before,
+        end,
+    }
+}
+
 /// Runs one load in a world that is ready.
-fn sample(world: &mut World, args: &Args, mtu: u32, case: Case) -> Outcome<Sample> {
+fn sample(world: &mut World, args: &Args, mtu: u32, case: &Case) -> Outcome<Sample> {
     let engine = world.engine();
     let usage = || engine.map(usage_of_tree);
     let before = usage();
@@ -211,23 +227,26 @@ fn sample(world: &mut World, args: &Args, mtu: u32, case: Case) -> Outcome<Sampl
             memory_peak = memory_peak.max(usage().map(|usage| usage.memory_bytes));
         }
     });
-    let machine_cpu_s = Machine::now().busy_since(machine_before).as_secs_f64();
+    let machine_s = Machine::now().busy_since(machine_before).as_secs_f64();
     let after = usage();
     // An engine that died is the reason why the client failed.
     world.check_engine()?;
     let measured: Measured = serde_json::from_str(&output?).doing("read the client's result")?;
-    let engine_cpu_s = before
+    let engine_s = before
         .zip(after)
         .map(|(before, after)| after.cpu.saturating_sub(before.cpu).as_secs_f64());
     let growth = before
         .zip(memory_peak)
         .map(|(before, peak)| peak.saturating_sub(before.memory_bytes));
-    let metrics = cases::metrics(&measured, growth);
+    let metrics = metrics(&measured, growth);
     Ok(Sample {
         client: measured,
         metrics,
-        engine_cpu_s,
-        machine_cpu_s,
+        cpu: Cpu {
+            engine_s,
+            bridge_s: None,
+            machine_s,
+        },
     })
 }
 
@@ -248,13 +267,12 @@ fn progress(done: usize, total: usize, run: &Run) {
             None => "done".to_owned(),
         },
     };
-    let (case, peer) = (case.name(), peer.name());
     eprintln!("[{done}/{total}] {case} MTU {mtu} round {round} {peer}: {result}");
 }
 
 fn write(args: &Args, report: &Report) -> Outcome<()> {
-    let json = report.to_json().doing("write the results")?;
-    for (name, text) in [("results.json", json), ("table.txt", report.to_text())] {
+    let json = to_json(report).doing("write the results")?;
+    for (name, text) in [("results.json", json), ("table.txt", to_text(report))] {
         let path = args.out.join(name);
         fs::write(&path, text).doing(format_args!("write {}", path.display()))?;
     }
@@ -305,8 +323,8 @@ mod tests {
             "9000",
         ])
         .unwrap();
-        assert_eq!(args.peers, [Peer::Pasta, Peer::Veth]);
-        assert_eq!(args.cases, [Case::TcpUp8]);
+        assert_eq!(args.peers, ["pasta", "veth"]);
+        assert_eq!(args.cases, [Case::named("tcp-up-8").unwrap()]);
         assert_eq!(args.mtu, [9000]);
         for bad in [
             ["--peers", "bridge"],
@@ -320,11 +338,20 @@ mod tests {
 
     #[test]
     fn peers_take_turns_and_limits_have_no_memory_to_watch() {
-        let args = parse(&["--cases", "tcp-up,tcp-idle", "--mtu", "1500"]).unwrap();
-        let jobs = jobs(&Plan::new(&args), &[Peer::Pasta, Peer::Veth], 2);
+        let args = parse(&[
+            "--cases",
+            "tcp-up,tcp-idle",
+            "--peers",
+            "pasta,veth,pasta",
+            "--mtu",
+            "1500",
+        ]);
+        let plan = Plan::new(&args.unwrap());
+        let present: Vec<&Peer> = plan.peers.iter().collect();
+        let jobs = jobs(&plan, &present, 2);
         let names = jobs
             .iter()
-            .map(|(_, case, round, peer)| (case.name(), *round, peer.name()));
+            .map(|(_, case, round, peer)| (case.name, *round, &*peer.name));
         assert_eq!(
             names.collect::<Vec<_>>(),
             [

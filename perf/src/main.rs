@@ -10,12 +10,16 @@ mod cpu;
 mod facts;
 mod failure;
 mod loadgen;
+mod metrics;
 mod netns;
 mod peers;
+mod presence;
 mod program;
 mod report;
+mod results;
 mod sandbox;
 mod stats;
+mod summary;
 mod table;
 mod world;
 

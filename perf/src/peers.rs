@@ -1,129 +1,117 @@
 //! The networks that are compared, and the limits beside them.
+//!
+//! A peer is plain data: a name, what it is to the comparison, how its link reaches the guest, and a
+//! command line with places to fill in. The ones that are known here are made of the same words
+//! as those that a user describes.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One way from the guest to the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// The name on the command line and in tables.
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    pub(crate) link: Link,
+    /// The engine's program and arguments, with `{sock}`, `{mtu}` and `{netns}` to be filled in;
+    /// empty for the limits, which have no process.
+    pub(crate) command: Vec<String>,
+    /// The Debian package that it may have come in.
+    pub(crate) package: Option<String>,
+}
+
+/// What a peer is to the comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Peer {
-    Towpath,
-    Pasta,
-    Slirp4netns,
-    /// A veth pair with its offloads: what the kernel alone can do between two namespaces.
-    Veth,
-    /// A veth pair without segmentation and receive offloads: each frame is at most an MTU.
-    VethNoOffload,
+pub(crate) enum Role {
+    /// What is measured against the others: peers whose name begins with `towpath`.
+    Subject,
+    /// Another user-mode network.
+    Rival,
+    /// The kernel's own ways, which have no process.
+    Limit,
+}
+
+/// How the guest is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Link {
+    /// The engine makes a TAP in the guest's namespace and sets it up.
+    Netns,
+    /// A veth pair; without segmentation and receive offloads each frame is at most an MTU.
+    Veth { offloads: bool },
     /// No link at all: client and server in one namespace.
     Loopback,
 }
 
-/// A peer that can run here, or why it cannot.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Presence {
-    pub(crate) peer: Peer,
-    /// What the program says of its version, with its package's version where there is one.
-    pub(crate) version: Option<String>,
-    /// Why it is left out.
-    pub(crate) missing: Option<String>,
-}
+/// The names of the peers that are known here, in the order in which they run.
+pub(crate) const KNOWN: [&str; 6] = [
+    "towpath",
+    "pasta",
+    "slirp4netns",
+    "veth",
+    "veth-no-offload",
+    "loopback",
+];
 
 impl Peer {
-    /// The name on the command line and in tables.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Peer::Towpath => "towpath",
-            Peer::Pasta => "pasta",
-            Peer::Slirp4netns => "slirp4netns",
-            Peer::Veth => "veth",
-            Peer::VethNoOffload => "veth-no-offload",
-            Peer::Loopback => "loopback",
-        }
-    }
-
-    /// Whether it is one of the user-mode networks that towpath is measured against.
-    pub(crate) fn is_rival(self) -> bool {
-        matches!(self, Peer::Pasta | Peer::Slirp4netns)
-    }
-
-    /// Whether it is a limit to compare with: the kernel's own ways, which have no process.
-    pub(crate) fn is_limit(self) -> bool {
-        matches!(self, Peer::Veth | Peer::VethNoOffload | Peer::Loopback)
-    }
-
-    /// The engine's command line for a guest's namespace; `None` for the limits, which have no
-    /// process.
-    pub(crate) fn command(self, towpath: &Path, guest: &Path, mtu: u32) -> Option<Command> {
-        let mtu = mtu.to_string();
-        let mut command;
-        match self {
-            Peer::Towpath => {
-                command = Command::new(towpath);
-                command
-                    .args(["attach", "--mtu", &mtu, "--netns"])
-                    .arg(guest);
+    /// The known peer of this name; `towpath` is the path of that program.
+    pub(crate) fn known(name: &str, towpath: &Path) -> Option<Peer> {
+        let towpath = towpath.to_string_lossy();
+        let (role, link, command, package) = match name {
+            "towpath" => {
+                let command = [&*towpath, "attach", "--mtu", "{mtu}", "--netns", "{netns}"];
+                (Role::Subject, Link::Netns, command.to_vec(), None)
             }
             // No ports are spliced: all goes through the TAP, as it does for any address but the
             // loopback's.
-            Peer::Pasta => {
-                command = Command::new("pasta");
-                command.args(["--config-net", "--foreground", "--mtu", &mtu]);
-                command.args([
-                    "-t", "none", "-u", "none", "-T", "none", "-U", "none", "--netns",
-                ]);
-                command.arg(guest);
-            }
-            Peer::Slirp4netns => {
-                command = Command::new("slirp4netns");
-                command.args(["--configure", "--mtu", &mtu, "--netns-type=path"]);
-                command.arg(guest).arg("tap0");
-            }
-            Peer::Veth | Peer::VethNoOffload | Peer::Loopback => return None,
-        }
-        Some(command)
+            "pasta" => (
+                Role::Rival,
+                Link::Netns,
+                words(
+                    "pasta --config-net --foreground --mtu {mtu} -t none -u none -T none -U none \
+                     --netns {netns}",
+                ),
+                Some("passt"),
+            ),
+            "slirp4netns" => (
+                Role::Rival,
+                Link::Netns,
+                words("slirp4netns --configure --mtu {mtu} --netns-type=path {netns} tap0"),
+                Some("slirp4netns"),
+            ),
+            "veth" => (Role::Limit, Link::Veth { offloads: true }, vec![], None),
+            "veth-no-offload" => (Role::Limit, Link::Veth { offloads: false }, vec![], None),
+            "loopback" => (Role::Limit, Link::Loopback, vec![], None),
+            _ => return None,
+        };
+        Some(Peer {
+            name: name.to_owned(),
+            role,
+            link,
+            command: command.into_iter().map(str::to_owned).collect(),
+            package: package.map(str::to_owned),
+        })
     }
 
-    /// Looks whether it can run here. `towpath` is the path of that program.
-    pub(crate) fn look(self, towpath: &Path) -> Presence {
-        let (program, package) = match self {
-            Peer::Towpath => (towpath, None),
-            Peer::Pasta => (Path::new("pasta"), Some("passt")),
-            Peer::Slirp4netns => (Path::new("slirp4netns"), Some("slirp4netns")),
-            Peer::VethNoOffload => (Path::new("ethtool"), None),
-            Peer::Veth | Peer::Loopback => {
-                let version = Some("the kernel's".to_owned());
-                return Presence {
-                    peer: self,
-                    version,
-                    missing: None,
-                };
-            }
-        };
-        match first_line(Command::new(program).arg("--version")) {
-            Err(error) => {
-                let missing = Some(format!("{}: {error}", program.display()));
-                Presence {
-                    peer: self,
-                    version: None,
-                    missing,
-                }
-            }
-            Ok(says) => {
-                let package = package.and_then(package_version);
-                let version = match package {
-                    Some(package) => format!("{says} (package {package})"),
-                    None => says,
-                };
-                Presence {
-                    peer: self,
-                    version: Some(version),
-                    missing: None,
-                }
-            }
-        }
+    /// Whether it is a limit to compare with: the kernel's own ways, which have no process.
+    pub(crate) fn is_limit(&self) -> bool {
+        self.role == Role::Limit
     }
+
+    /// The engine's command line with these values filled in; `None` for the limits.
+    pub(crate) fn fill_in(&self, netns: &Path, mtu: u32) -> Option<Vec<String>> {
+        let (netns, mtu) = (netns.to_string_lossy(), mtu.to_string());
+        let fill = |word: &String| word.replace("{netns}", &netns).replace("{mtu}", &mtu);
+        (!self.command.is_empty()).then(|| self.command.iter().map(fill).collect())
+    }
+}
+
+/// The words of a command line.
+fn words(text: &str) -> Vec<&str> {
+    text.split_whitespace().collect()
 }
 
 /// Where the `towpath` program is when the command line does not say: beside this one, else on the
@@ -136,65 +124,30 @@ pub(crate) fn default_towpath() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("towpath"))
 }
 
-/// The first line that a program writes; its error when it cannot be started.
-fn first_line(command: &mut Command) -> std::io::Result<String> {
-    let output = command.output()?;
-    let text = if output.stdout.is_empty() {
-        output.stderr
-    } else {
-        output.stdout
-    };
-    Ok(String::from_utf8_lossy(&text)
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_owned())
-}
-
-/// The version of a Debian package, where that is how programs come.
-fn package_version(package: &str) -> Option<String> {
-    let mut command = Command::new("dpkg-query");
-    command.args(["--show", "--showformat=${Version}", package]);
-    let output = command
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
-    let version = String::from_utf8(output.stdout).ok()?;
-    (!version.is_empty()).then_some(version)
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::ValueEnum;
-
     use super::*;
 
     #[test]
-    fn names_are_those_of_the_command_line() {
-        for peer in Peer::value_variants() {
-            assert_eq!(Peer::from_str(peer.name(), false), Ok(*peer));
-            assert_eq!(serde_json::to_value(peer).unwrap(), peer.name());
+    fn every_known_name_has_a_peer() {
+        for name in KNOWN {
+            let peer = Peer::known(name, Path::new("tp")).unwrap();
+            assert_eq!(peer.name, name);
+            assert_eq!(peer.is_limit(), peer.command.is_empty());
         }
-    }
-
-    #[test]
-    fn a_program_that_is_not_there_is_named() {
-        let presence = Peer::Towpath.look(Path::new("/nowhere/towpath"));
-        assert!(presence.missing.unwrap().starts_with("/nowhere/towpath: "));
+        assert_eq!(Peer::known("bridge", Path::new("tp")), None);
     }
 
     #[test]
     fn engines_get_the_guest_and_the_mtu() {
-        for peer in Peer::value_variants() {
-            let Some(command) = peer.command(Path::new("tp"), Path::new("/ns/guest"), 65_520)
-            else {
-                assert!(peer.is_limit() && !peer.is_rival());
+        for name in KNOWN {
+            let peer = Peer::known(name, Path::new("tp")).unwrap();
+            let Some(command) = peer.fill_in(Path::new("/ns/guest"), 65_520) else {
+                assert!(peer.is_limit());
                 continue;
             };
-            let args: Vec<_> = command.get_args().collect();
-            assert!(args.contains(&"/ns/guest".as_ref()), "{args:?}");
-            assert!(args.contains(&"65520".as_ref()), "{args:?}");
+            assert!(command.contains(&"/ns/guest".to_owned()), "{command:?}");
+            assert!(command.contains(&"65520".to_owned()), "{command:?}");
         }
     }
 }

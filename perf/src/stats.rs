@@ -1,9 +1,9 @@
 //! Medians and ranges of a few runs.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The middle, the least and the most of some numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
     pub(crate) min: f64,

@@ -15,14 +15,13 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::failure::{Context, Failure, Outcome};
 use crate::netns::NetNs;
-use crate::peers::Peer;
+use crate::peers::{Link, Peer};
 use crate::program::Program;
 use crate::sandbox;
 
@@ -46,7 +45,8 @@ pub(crate) struct World {
     _server: Program,
     guest: NetNs,
     host: NetNs,
-    peer: Peer,
+    client_at_host: bool,
+    name: String,
 }
 
 impl World {
@@ -55,7 +55,7 @@ impl World {
     /// # Errors
     /// Anything that keeps the peer from carrying that byte; the engine's last words where it
     /// ended.
-    pub(crate) fn build(peer: Peer, mtu: u32, congestion: &str, towpath: &Path) -> Outcome<World> {
+    pub(crate) fn build(peer: &Peer, mtu: u32, congestion: &str) -> Outcome<World> {
         let host = NetNs::new("host")?;
         let guest = NetNs::new("guest")?;
         for netns in [&host, &guest] {
@@ -66,30 +66,34 @@ impl World {
             netns.sysctl("ipv4/tcp_tw_reuse", "1")?;
         }
         host.ip("addr add 198.18.0.1/32 dev lo")?;
-        match peer {
-            Peer::Towpath | Peer::Pasta | Peer::Slirp4netns => uplink(&host)?,
-            Peer::Veth => veth(&host, &guest, mtu)?,
-            Peer::VethNoOffload => {
+        match peer.link {
+            Link::Netns => uplink(&host)?,
+            Link::Veth { offloads } => {
                 veth(&host, &guest, mtu)?;
-                for netns in [&host, &guest] {
+                for netns in [&host, &guest].iter().filter(|_| !offloads) {
                     netns.tool("ethtool", &[&["-K", "eth0"], &OFFLOADS[..]].concat(), "")?;
                 }
             }
-            Peer::Loopback => {}
+            Link::Loopback => {}
         }
         let mut serve = Command::new(sandbox::THIS_PROGRAM);
         serve.args(["server", "--listen", &SERVER.to_string()]);
         let server = Program::start("server", &host, serve)?;
-        let engine = match peer.command(towpath, guest.path(), mtu) {
-            Some(command) => Some(Program::start(peer.name(), &host, command)?),
-            None => None,
+        let engine = match peer.fill_in(guest.path(), mtu).as_deref() {
+            Some([program, args @ ..]) => {
+                let mut command = Command::new(program);
+                command.args(args);
+                Some(Program::start(&peer.name, &host, command)?)
+            }
+            _ => None,
         };
         let mut world = World {
             engine,
             _server: server,
             guest,
             host,
-            peer,
+            client_at_host: peer.link == Link::Loopback,
+            name: peer.name.clone(),
         };
         world.wait_ready()?;
         Ok(world)
@@ -115,7 +119,7 @@ impl World {
     }
 
     fn client_side(&self) -> &NetNs {
-        if self.peer == Peer::Loopback {
+        if self.client_at_host {
             &self.host
         } else {
             &self.guest
@@ -132,7 +136,7 @@ impl World {
             {
                 Ok(()) => return Ok(()),
                 Err(failure) if Instant::now() > end => {
-                    let (peer, seconds) = (self.peer.name(), READY.as_secs());
+                    let (peer, seconds) = (&self.name, READY.as_secs());
                     let words = self.engine.as_ref().and_then(Program::last_words);
                     let words =
                         words.map_or_else(String::new, |words| format!("; it says: {words}"));
