@@ -14,6 +14,8 @@ pub struct EngineConfig {
     pub cores: usize,
     /// Whether each core's thread is pinned to a processor of its own.
     pub pin: bool,
+    /// For how long at most a core looks for what comes next before it goes to sleep; zero: not at all.
+    pub busy_poll: Duration,
     /// Addresses on the guest's segment.
     pub network: Network,
     /// What of the host's own loopback the guest may reach through the host alias.

@@ -181,6 +181,7 @@ mod tests {
         EngineConfig {
             cores: 2,
             pin: false,
+            busy_poll: Duration::ZERO,
             network: Network {
                 subnet4: (Ipv4Addr::new(10, 0, 2, 0), 24),
                 subnet6: "fd00::".parse().unwrap(),

@@ -144,12 +144,13 @@ impl Engine {
 
         let (ready, started) = mpsc::channel::<io::Result<()>>();
         let failure = Arc::clone(&failed);
+        let ring = ring_config(&config);
         let threads = placement::spawn(cores, config.pin, move |id| {
             let Some((queue, service, seed)) = seeds[id].lock().ok().and_then(|mut s| s.take())
             else {
                 return;
             };
-            run_core(id, queue, service, seed, &ready, &failure);
+            run_core(id, queue, service, seed, &ring, &ready, &failure);
         })
         .map_err(StartError::Threads)?;
 
@@ -212,15 +213,30 @@ impl Engine {
     }
 }
 
+fn ring_config(config: &EngineConfig) -> UringConfig {
+    // Where cores take all processors, nobody could answer while one of them stays awake.
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let busy_poll_ns = if config.cores < processors {
+        u64::try_from(config.busy_poll.as_nanos()).unwrap_or(u64::MAX)
+    } else {
+        0
+    };
+    UringConfig {
+        busy_poll_ns,
+        ..UringConfig::default()
+    }
+}
+
 fn run_core(
     id: usize,
     queue: TapQueue,
     service: OwnedFd,
     seed: CoreSeed,
+    ring: &UringConfig,
     ready: &mpsc::Sender<io::Result<()>>,
     failure: &Failure,
 ) {
-    let mut driver = match Uring::new(&UringConfig::default(), vec![queue]) {
+    let mut driver = match Uring::new(ring, vec![queue]) {
         Ok(driver) => driver,
         Err(error) => {
             let _ = ready.send(Err(error));

@@ -1001,12 +1001,13 @@ fn slices_outlive_their_driver(mut world: World<impl Driver>) {
 }
 
 /// A small ring: its queues overflow and its pools starve soon.
-fn small_uring() -> World<Uring> {
+fn small_uring(busy_poll_ns: u64) -> World<Uring> {
     let config = UringConfig {
         sq_entries: 16,
         cq_entries: 64,
         stream_buffers: 32,
         datagram_buffers: 8,
+        busy_poll_ns,
         ..UringConfig::default()
     };
     World {
@@ -1021,7 +1022,15 @@ macro_rules! conformance {
             $(
                 #[test]
                 fn $test() {
-                    super::$test(super::small_uring());
+                    super::$test(super::small_uring(0));
+                }
+            )*
+        }
+        mod uring_that_stays_awake {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(super::small_uring(50_000));
                 }
             )*
         }
@@ -1068,13 +1077,13 @@ mod uring_only {
     fn rings_wake_each_other_by_message() {
         let (waker_out, waker_in) = std::sync::mpsc::channel();
         let other = std::thread::spawn(move || {
-            let mut world = small_uring();
+            let mut world = small_uring(0);
             waker_out.send(world.driver.waker()).unwrap();
             for _ in 0..50 {
                 assert!(matches!(world.next(), Completion::Woken));
             }
         });
-        let mut world = small_uring();
+        let mut world = small_uring(0);
         assert!(world.driver.features().message_ring);
         let peer = waker_in.recv().unwrap();
         while !other.is_finished() {
@@ -1102,7 +1111,7 @@ mod uring_only {
             };
             poll(&mut fds, Some(&time)).unwrap() == 1
         };
-        let mut world = small_uring();
+        let mut world = small_uring(0);
         let (socket, mut peer) = world.connected("127.0.0.1");
         world.driver.receive(socket, 100, false, 1);
         for _ in 0..3 {
@@ -1120,8 +1129,38 @@ mod uring_only {
     }
 
     #[test]
+    fn who_stays_awake_finds_an_answer_without_sleeping() {
+        let mut world = small_uring(1_000_000);
+        if !world.driver.features().defer_taskrun {
+            eprintln!("IGNORED: this kernel's io_uring has no deferred task work");
+            return;
+        }
+        let (socket, mut peer) = world.connected("127.0.0.1");
+        let echo = std::thread::spawn(move || {
+            let mut byte = [0];
+            while peer.read(&mut byte).is_ok_and(|n| n == 1) {
+                peer.write_all(&byte).unwrap();
+            }
+        });
+        let started = Instant::now();
+        while world.driver.counters().looks_found == 0 {
+            assert!(
+                started.elapsed() < PATIENCE,
+                "{:?}",
+                world.driver.counters()
+            );
+            world.driver.send(socket, &[slice(b"x")], SendMode::Now, 1);
+            assert_eq!(world.sent(1), Ok(1));
+            assert_eq!(world.receive(socket, 10).0.concat(), b"x");
+        }
+        world.driver.close(socket, false);
+        world.turn(0);
+        echo.join().unwrap();
+    }
+
+    #[test]
     fn a_wait_without_deadline_ends_with_a_completion() {
-        let mut world = small_uring();
+        let mut world = small_uring(0);
         world.driver.waker().wake();
         let mut completions = Vec::new();
         world.driver.wait(None, &mut completions).unwrap();

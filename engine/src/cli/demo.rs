@@ -1,7 +1,7 @@
 //! `towpath demo`: the whole way, with nothing else installed and no network needed.
 
 use std::ffi::OsString;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::supervise::raise_limits;
 use super::{args, logging, settings};
@@ -99,6 +99,7 @@ fn config(arguments: &args::Demo, servers: &host::Servers) -> Result<EngineConfi
     Ok(EngineConfig {
         cores: arguments.cores,
         pin: settings::pins(arguments.cores, false, false),
+        busy_poll: Duration::from_micros(args::BUSY_POLL_MICROS.into()),
         network: Network {
             subnet4: occupied.choose4().map_err(Failure::setup)?,
             subnet6: occupied.choose6().map_err(Failure::setup)?,

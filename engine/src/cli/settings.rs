@@ -33,6 +33,7 @@ fn config_beside(arguments: &args::Network, occupied: &Occupied) -> Result<Engin
         cores,
         pin,
         no_pin,
+        busy_poll,
         limits,
     } = arguments;
     let network = Network {
@@ -50,6 +51,7 @@ fn config_beside(arguments: &args::Network, occupied: &Occupied) -> Result<Engin
     Ok(EngineConfig {
         cores: *cores,
         pin: pins(*cores, *pin, *no_pin),
+        busy_poll: Duration::from_micros((*busy_poll).into()),
         network,
         host_loopback: host_loopback
             .clone()

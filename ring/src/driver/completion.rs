@@ -96,6 +96,19 @@ pub enum Completion {
     Woken,
 }
 
+impl Completion {
+    /// How many bytes came with it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Completion::Frame { frame: bytes, .. }
+            | Completion::Received { data: bytes, .. }
+            | Completion::Datagram { payload: bytes, .. } => bytes.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// How a `receive` ended. Exactly one per receive, after its bytes.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub enum ReceiveEnd {

@@ -183,6 +183,10 @@ pub struct DriverCounters {
     pub submission_queue_full: u64,
     /// Waits that found the completion queue overflowed (nothing is lost, it is only slower).
     pub completion_queue_overflowed: u64,
+    /// Looks for what comes next, taken before going to sleep.
+    pub looks: u64,
+    /// Looks that made the sleep needless.
+    pub looks_found: u64,
     /// Times that frame reading stopped because all buffers were held.
     pub tap_starved: u64,
     /// Stream receives that found no buffer.

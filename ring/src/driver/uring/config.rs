@@ -24,6 +24,10 @@ pub struct UringConfig {
     pub udp_receive_offload: bool,
     /// Whether to wake other rings by `IORING_OP_MSG_RING` where the kernel has it.
     pub message_ring: bool,
+    /// For how long at most to look for what comes next before going to sleep, in ns; 0: go to sleep
+    /// at once. A look is taken only where it is worth it (`busy_poll`), and never without deferred task
+    /// work.
+    pub busy_poll_ns: u64,
 }
 
 impl Default for UringConfig {
@@ -38,6 +42,7 @@ impl Default for UringConfig {
             udp_receive_buffer_bytes: 4 << 20,
             udp_receive_offload: true,
             message_ring: true,
+            busy_poll_ns: 0,
         }
     }
 }

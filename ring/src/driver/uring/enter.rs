@@ -28,7 +28,9 @@ pub(super) fn build(config: &UringConfig, features: &Features) -> io::Result<IoU
         builder
             .setup_submit_all()
             .setup_single_issuer()
-            .setup_defer_taskrun();
+            .setup_defer_taskrun()
+            // The queue shows whether there is deferred work (`busy_poll`).
+            .setup_taskrun_flag();
     } else if features.single_issuer {
         builder.setup_submit_all().setup_single_issuer();
     }

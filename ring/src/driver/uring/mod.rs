@@ -37,10 +37,13 @@
 //! cancelling all of a descriptor walks all operations of the ring). Each ends in its completion; with
 //! the last the descriptor is closed, in the ring too.
 //!
+//! **Staying awake.** Before a lone request's answer is waited for in the kernel, it is looked for (`busy_poll`).
+//!
 //! **Waking.** Another ring sends us a message; other threads write to an event descriptor, which is polled.
 //! Both are merged by a mark in the [`Waker`].
 
 mod address;
+mod busy_poll;
 mod complete;
 mod config;
 mod control;
@@ -64,6 +67,7 @@ use io_uring::{IoUring, opcode, types};
 use rustix::event::{EventfdFlags, eventfd};
 use socket2::{Domain, SockRef};
 
+use self::busy_poll::BusyPoll;
 use self::group::BufferGroup;
 use self::operation::{Family, FrameOp, SendOp, WaitForm, WaitOp};
 use self::slots::Slots;
@@ -125,6 +129,7 @@ pub struct Uring {
     retrying: bool,
     /// Being dropped: nothing is armed again.
     closing: bool,
+    busy_poll: BusyPoll,
     counters: DriverCounters,
 }
 
@@ -230,6 +235,12 @@ impl Uring {
             completion_event_armed: false,
             retrying: false,
             closing: false,
+            // Without deferred task work there is no mark to look for.
+            busy_poll: BusyPoll::new(if features.defer_taskrun {
+                config.busy_poll_ns
+            } else {
+                0
+            }),
             counters: DriverCounters::default(),
         };
         uring.poll_event();
@@ -293,6 +304,23 @@ impl Uring {
         unsafe { self.push(entry) };
     }
 
+    /// One system call, and what it brought.
+    fn round(
+        &mut self,
+        want: usize,
+        deadline: Option<u64>,
+        completions: &mut Vec<Completion>,
+    ) -> io::Result<()> {
+        self.enter(want, deadline)?;
+        self.reap();
+        self.resolve_quiet(completions);
+        while std::mem::take(&mut self.retrying) {
+            self.enter(0, None)?;
+            self.reap();
+        }
+        Ok(())
+    }
+
     /// Lists the buffers that came home and arms what waited for them.
     fn relist(&mut self) {
         if let Some(tap) = &mut self.tap {
@@ -328,17 +356,19 @@ impl Driver for Uring {
             let immediate = wanted
                 || !self.ready.is_empty()
                 || deadline.is_some_and(|deadline| deadline <= self.now);
-            let want = if immediate { 0 } else { self.silent + 1 };
-            self.enter(want, deadline)?;
-            self.reap();
-            self.resolve_quiet(completions);
-            while std::mem::take(&mut self.retrying) {
-                self.enter(0, None)?;
-                self.reap();
+            let awake = !immediate && self.busy_poll.pays(self.now);
+            if awake {
+                self.round(0, None, completions)?;
+            }
+            if !awake || self.ready.is_empty() {
+                let there = immediate || awake && self.look(deadline);
+                let want = if there { 0 } else { self.silent + 1 };
+                self.round(want, deadline, completions)?;
             }
             self.now = enter::clock();
             let wanted = completions.len() > before && self.starved.any();
             let found = wanted || !self.ready.is_empty();
+            self.busy_poll.saw(&self.ready);
             completions.append(&mut self.ready);
             if found || immediate || deadline.is_some_and(|deadline| deadline <= self.now) {
                 return Ok(());
