@@ -55,7 +55,11 @@ const SEGMENTS_MIN: u32 = 4;
 const WINDOW_MAX: u32 = 1 << 20;
 /// Bytes of the host's that wait for the guest, at the start and at most.
 const DOWNLOAD_START: u32 = 128 << 10;
-const DOWNLOAD_MAX: u32 = 1 << 20;
+const DOWNLOAD_MAX: u32 = 2 << 20;
+/// A receive is armed when at least one part in this many of what may wait has room. Where more is taken at
+/// a time, more super-frames follow each other closely, and the guest's reader, which each time sleeps when
+/// it has read all, is woken less often; an interrupt for each second frame halved the rate.
+const DOWNLOAD_PARTS: u32 = 4;
 /// Slices of one send (what the driver takes).
 const SEND_SLICES: usize = 64;
 /// Receives up to this size are appended to the buffer before them when there is room.
@@ -792,7 +796,7 @@ impl TcpFlow {
         let fair = (free as u32 / 8).max(1) * 16_384;
         let limit = self.download_limit.min(fair.max(16_384));
         let room = limit.saturating_sub(self.download.bytes());
-        if room < 16_384.min(limit) && self.download.bytes() > 0 {
+        if room < limit / DOWNLOAD_PARTS && self.download.bytes() > 0 {
             return;
         }
         self.pending.receive = true;

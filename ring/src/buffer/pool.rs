@@ -18,9 +18,11 @@
 //! [`Parcel`](super::Parcel); the right to touch the count goes with it. A buffer that once travelled is
 //! marked `away`, and its last holder, wherever it is, puts its index into `returns`, a lock-free
 //! queue with one place per buffer (an index is in there at most once, so it is never full), which
-//! the owner empties in `take_freed`.
+//! the owner empties in `collect_returned`.
 //!
-//! The mapping is made and faulted in at creation (a page fault costs microseconds). It lives until
+//! The freed list is a stack: what was used last is lent first, while it is still in the processor's cache.
+//! So most of a large pool may never be touched; only the first buffers are faulted in at creation (a page
+//! fault costs microseconds). The mapping lives until
 //! the [`Pool`] is dropped *and* no buffer is lent; if one still is, the memory stays for the life of
 //! the process, because its holder may be on any thread.
 
@@ -29,7 +31,7 @@ use std::io;
 use std::ptr::NonNull;
 
 use crossbeam::queue::ArrayQueue;
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use super::slice::Slice;
 
@@ -103,9 +105,9 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Maps and faults in `count` buffers of `buffer_bytes` bytes each. All are freed at first, in
-    /// ascending order.
-    pub(crate) fn new(count: u16, buffer_bytes: u32) -> io::Result<Pool> {
+    /// Maps `count` buffers of `buffer_bytes` bytes each and faults in the first `ready`. All are freed
+    /// at first, in ascending order.
+    pub(crate) fn new(count: u16, buffer_bytes: u32, ready: u16) -> io::Result<Pool> {
         let mapped_bytes = count.max(1) as usize * buffer_bytes.max(1) as usize;
         // SAFETY: a new anonymous mapping at an address the kernel chooses aliases nothing.
         let base = unsafe {
@@ -113,9 +115,13 @@ impl Pool {
                 std::ptr::null_mut(),
                 mapped_bytes,
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::POPULATE,
+                MapFlags::PRIVATE,
             )?
         };
+        let ready_bytes = ready.min(count) as usize * buffer_bytes as usize;
+        // SAFETY: the range is the start of the mapping made just now. A kernel that does not know the
+        // advice (before 5.14) faults the pages in when they are used.
+        let _ = unsafe { madvise(base, ready_bytes, Advice::LinuxPopulateWrite) };
         let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
         let shelf = NonNull::from(Box::leak(Box::new(Shelf {
             blocks: Vec::with_capacity(count.into()),
@@ -159,7 +165,7 @@ impl Pool {
         self.buffer_bytes
     }
 
-    /// How many buffers no slice holds (parcels dropped elsewhere count once `take_freed` saw them).
+    /// How many buffers no slice holds (parcels dropped elsewhere count once they were collected).
     pub(crate) fn home_count(&self) -> usize {
         self.count() - self.shelf().lent.get() as usize
     }
@@ -196,17 +202,22 @@ impl Pool {
     pub(crate) fn take_freed(&self) -> Option<u16> {
         let shelf = self.shelf();
         let first = shelf.freed.get();
-        if let Some(block) = shelf.blocks.get(first as usize) {
-            debug_assert_eq!(block.holders.get(), 0);
-            shelf.freed.set(block.next.get());
-            return Some(first as u16);
+        let block = shelf.blocks.get(first as usize)?;
+        debug_assert_eq!(block.holders.get(), 0);
+        shelf.freed.set(block.next.get());
+        Some(first as u16)
+    }
+
+    /// Takes the buffers into the freed list whose last holder was on another thread.
+    pub(crate) fn collect_returned(&self) {
+        let shelf = self.shelf();
+        while let Some(index) = shelf.returns.pop() {
+            if let Some(block) = shelf.blocks.get(index as usize) {
+                debug_assert!(block.away.get() && block.holders.get() == 0);
+                block.away.set(false);
+                shelf.give_back(block);
+            }
         }
-        let index = shelf.returns.pop()?;
-        let block = shelf.blocks.get(index as usize)?;
-        debug_assert!(block.away.get() && block.holders.get() == 0);
-        block.away.set(false);
-        shelf.lent.set(shelf.lent.get() - 1);
-        Some(index as u16)
     }
 
     /// Keeps the memory for the life of the process: somebody else may still use it.
@@ -224,13 +235,8 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        self.collect_returned();
         let shelf = self.shelf();
-        while let Some(index) = shelf.returns.pop() {
-            if let Some(block) = shelf.blocks.get(index as usize) {
-                block.away.set(false);
-                shelf.lent.set(shelf.lent.get() - 1);
-            }
-        }
         if shelf.lent.get() != 0 {
             // Somebody holds a slice or a parcel: the memory stays for the process.
             return;
@@ -249,6 +255,7 @@ mod tests {
     use super::*;
 
     fn drain(pool: &Pool) -> Vec<u16> {
+        pool.collect_returned();
         std::iter::from_fn(|| pool.take_freed()).collect()
     }
 
@@ -259,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_new_pool_frees_all_its_buffers_in_order() {
-        let pool = Pool::new(4, 4096).unwrap();
+        let pool = Pool::new(4, 4096, 1).unwrap();
         assert_eq!(drain(&pool), [0, 1, 2, 3]);
         assert_eq!(pool.home_count(), 4);
         assert_eq!(drain(&pool), [] as [u16; 0]);
@@ -267,7 +274,7 @@ mod tests {
 
     #[test]
     fn the_last_holder_frees_the_buffer() {
-        let pool = Pool::new(2, 4096).unwrap();
+        let pool = Pool::new(2, 4096, 1).unwrap();
         drain(&pool);
         let slice = lend(&pool, 1, 100);
         let clone = slice.clone();
@@ -283,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_parcel_dropped_on_another_thread_comes_home() {
-        let pool = Pool::new(3, 4096).unwrap();
+        let pool = Pool::new(3, 4096, 1).unwrap();
         drain(&pool);
         let parcels: Vec<_> = (0..3)
             .map(|index| lend(&pool, index, 8).into_parcel())
@@ -310,7 +317,7 @@ mod tests {
 
     #[test]
     fn parcels_may_outlive_their_pool() {
-        let pool = Pool::new(1, 4096).unwrap();
+        let pool = Pool::new(1, 4096, 1).unwrap();
         drain(&pool);
         let parcel = lend(&pool, 0, 64).into_parcel();
         drop(pool);
@@ -320,12 +327,13 @@ mod tests {
 
     #[test]
     fn buffers_go_round_between_threads_without_loss() {
-        let pool = Pool::new(8, 64).unwrap();
+        let pool = Pool::new(8, 64, 1).unwrap();
         let (to_other, from_home) = std::sync::mpsc::channel::<crate::Parcel>();
         let other =
             std::thread::spawn(move || from_home.iter().map(|p| Slice::from(p).len()).sum());
         let mut sent = 0;
         while sent < 10_000 {
+            pool.collect_returned();
             match pool.take_freed() {
                 Some(index) => {
                     to_other.send(lend(&pool, index, 1).into_parcel()).unwrap();
@@ -343,7 +351,7 @@ mod tests {
 
     #[test]
     fn a_lent_buffer_is_not_lent_again() {
-        let pool = Pool::new(1, 64).unwrap();
+        let pool = Pool::new(1, 64, 1).unwrap();
         drain(&pool);
         // SAFETY: no kernel knows these buffers.
         assert!(unsafe { pool.lend(7, 1) }.is_none(), "no such buffer");

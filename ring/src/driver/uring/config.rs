@@ -36,7 +36,7 @@ impl Default for UringConfig {
             sq_entries: 1024,
             cq_entries: 8192,
             tap_buffers: 64,
-            stream_buffers: 256,
+            stream_buffers: 1024,
             stream_buffer_bytes: 16 << 10,
             datagram_buffers: 64,
             udp_receive_buffer_bytes: 4 << 20,

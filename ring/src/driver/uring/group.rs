@@ -4,6 +4,11 @@
 //! takes from its head. An entry's position follows from the order of filling, so a bundle, which
 //! names only its first buffer, continues with the buffers at the following positions.
 //!
+//! Buffers are taken in the order in which they were listed, so all listed ones take turns. Only as many
+//! are listed as hold a few hundred kilobytes at the length that frames have lately: with 64 KiB
+//! super-frames four buffers, which stay in the processor's cache, carried 43 Gbit/s where 64 carried 34,
+//! while for small frames many buffers save system calls. The rest waits in the pool and is used last.
+//!
 //! Layout of an entry (`struct io_uring_buf`): addr u64, len u32, bid u16, resv u16; the `resv` of the
 //! first entry is the ring's tail, which is the only field the kernel reads while we write it.
 
@@ -27,6 +32,9 @@ struct Entry {
 
 const _: () = assert!(size_of::<Entry>() == 16);
 
+/// At least this many buffers are listed, however full they get.
+const LISTED_MIN: usize = 4;
+
 /// Not listed for the kernel.
 const NOWHERE: u16 = u16::MAX;
 
@@ -43,19 +51,27 @@ pub(super) struct BufferGroup {
     /// At which position a buffer is listed.
     position_of: Vec<u16>,
     listed: usize,
+    /// Bytes that the listed buffers are to hold together.
+    hot_bytes: usize,
+    /// The usual length of what a buffer holds, in 1/8 bytes.
+    usual_eighths: usize,
     kept: bool,
 }
 
 impl BufferGroup {
-    /// Makes the pool and registers its ring under `id`, with all buffers listed.
+    /// Makes the pool and registers its ring under `id`. As many buffers are listed as hold `hot_bytes`
+    /// at the length that is usual, and as many are faulted in as hold them when full.
     pub(super) fn new(
         submitter: &Submitter<'_>,
         id: u16,
         count: u16,
         buffer_bytes: u32,
+        hot_bytes: usize,
     ) -> io::Result<BufferGroup> {
         let count = count.clamp(1, 1 << 15);
-        let pool = Pool::new(count, buffer_bytes)?;
+        let ready = hot_bytes.div_ceil(buffer_bytes as usize);
+        let ready = u16::try_from(ready).unwrap_or(u16::MAX);
+        let pool = Pool::new(count, buffer_bytes, ready)?;
         let positions = count.next_power_of_two();
         // SAFETY: a new anonymous mapping at an address the kernel chooses aliases nothing.
         let entries = unsafe {
@@ -75,6 +91,8 @@ impl BufferGroup {
             buffer_at: vec![NOWHERE; positions.into()],
             position_of: vec![NOWHERE; count.into()],
             listed: 0,
+            hot_bytes,
+            usual_eighths: 0,
             kept: false,
         };
         // SAFETY: the mapping has room for `positions` entries and stays until `drop`, before which
@@ -107,10 +125,14 @@ impl BufferGroup {
         self.listed
     }
 
-    /// Lists the buffers that came home.
+    /// Lists buffers that are home, as many as are to be listed.
     pub(super) fn replenish(&mut self) {
+        self.pool.collect_returned();
         let before = self.tail;
-        while let Some(buffer) = self.pool.take_freed() {
+        let wanted = (self.hot_bytes / (self.usual_eighths / 8).max(1)).max(LISTED_MIN);
+        while self.listed < wanted
+            && let Some(buffer) = self.pool.take_freed()
+        {
             let Some(address) = self.pool.address(buffer) else {
                 continue;
             };
@@ -149,6 +171,8 @@ impl BufferGroup {
             return None;
         }
         self.listed -= 1;
+        self.usual_eighths =
+            self.usual_eighths - self.usual_eighths / 8 + len.min(self.buffer_bytes() as usize);
         // SAFETY: the buffer was listed and the kernel has just handed it back with a completion;
         // it is unlisted now, so the kernel does not write it, and it is not in the freed list.
         unsafe { self.pool.lend(buffer, len) }

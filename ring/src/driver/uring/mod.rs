@@ -88,6 +88,10 @@ const LARGE_BUFFER_BYTES: u32 = 65_536 + 256;
 /// More frame buffers let a multishot read go on for so long that the guest starves.
 const TAP_BUFFERS_MAX: u16 = 64;
 
+/// What the buffers that are listed for frames (or datagrams) and streams hold together, see `group`.
+const HOT_FRAME_BYTES: usize = 256 << 10;
+const HOT_STREAM_BYTES: usize = 1 << 20;
+
 const GROUP_TAP: u16 = 1;
 const GROUP_STREAM: u16 = 2;
 const GROUP_DATAGRAM: u16 = 3;
@@ -183,6 +187,7 @@ impl Uring {
                     GROUP_TAP,
                     count,
                     LARGE_BUFFER_BYTES,
+                    HOT_FRAME_BYTES,
                 )?)
             }
         };
@@ -191,12 +196,14 @@ impl Uring {
             GROUP_STREAM,
             config.stream_buffers,
             config.stream_buffer_bytes.clamp(512, 1 << 20),
+            HOT_STREAM_BYTES,
         )?;
         let datagram = BufferGroup::new(
             &submitter,
             GROUP_DATAGRAM,
             config.datagram_buffers,
             LARGE_BUFFER_BYTES,
+            HOT_FRAME_BYTES,
         )?;
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         // SAFETY: the ring's descriptor is open as long as `ring` lives, which is this function.

@@ -72,7 +72,7 @@ struct Trial {
 impl Trial {
     fn new() -> io::Result<Trial> {
         let ring = IoUring::new(8)?;
-        let group = BufferGroup::new(&ring.submitter(), GROUP, BUFFERS, BUFFER_BYTES)?;
+        let group = BufferGroup::new(&ring.submitter(), GROUP, BUFFERS, BUFFER_BYTES, 1 << 20)?;
         Ok(Trial { ring, group })
     }
 
