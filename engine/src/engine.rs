@@ -15,7 +15,7 @@ use towpath_ring::frames::tap::TapQueue;
 use towpath_ring::lane::Lanes;
 use towpath_stack::neighbor::Neighbors;
 
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, Network};
 use crate::control::{Control, ServiceCounters};
 use crate::core::{Core, CoreSeed, Peers, Report};
 use crate::counters::{CoreCounters, Totals};
@@ -117,7 +117,7 @@ impl Engine {
         tell_of_fallbacks(&queues, cores);
         let queues = deal(queues, cores).map_err(StartError::Ring)?;
         let secret = RandomState::new();
-        let neighbors = neighbors(&config);
+        let neighbors = neighbors(&config.network);
         let seeds: Vec<_> = queues
             .into_iter()
             .zip(services)
@@ -322,8 +322,7 @@ fn deal(queues: Vec<TapQueue>, cores: usize) -> io::Result<Vec<(TapQueue, bool)>
     Ok(dealt)
 }
 
-fn neighbors(config: &EngineConfig) -> Neighbors {
-    let network = &config.network;
+pub(crate) fn neighbors(network: &Network) -> Neighbors {
     Neighbors {
         gateway_mac: network.gateway_mac,
         gateway4: network.gateway4().octets(),

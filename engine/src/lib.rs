@@ -16,6 +16,8 @@ pub mod doctor;
 pub mod engine;
 pub mod guest;
 pub(crate) mod host;
+#[doc(hidden)]
+pub mod internals;
 pub(crate) mod placement;
 pub(crate) mod policy;
 pub mod ports;

@@ -15,7 +15,7 @@ pub mod driver;
 pub mod frames;
 pub mod lane;
 
-pub use buffer::{Parcel, Slice};
+pub use buffer::{FilledPool, Parcel, Slice};
 pub use driver::{
     BufferLevels, Completion, Driver, DriverCounters, Errno, ErrorOrigin, LinkFeatures, LinkId,
     ReceiveEnd, Remote, SendMode, SocketError, SocketId, SocketKind, Token, UnixAddress, Waker,

@@ -1,6 +1,8 @@
 //! Per-core buffer pools and reference-counted slices of their buffers.
 
+mod filled;
 pub(crate) mod pool;
 pub(crate) mod slice;
 
+pub use filled::FilledPool;
 pub use slice::{Parcel, Slice};

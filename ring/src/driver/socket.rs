@@ -7,6 +7,20 @@ use std::path::PathBuf;
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
 pub struct SocketId(pub(crate) u32);
 
+impl SocketId {
+    /// For drivers outside of this crate: a socket is whatever they number so.
+    #[must_use]
+    pub const fn from_raw(raw: u32) -> SocketId {
+        SocketId(raw)
+    }
+
+    /// The number that the driver gave.
+    #[must_use]
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+}
+
 /// What to open.
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
 pub enum SocketKind {

@@ -23,7 +23,9 @@ struct Shared {
 }
 
 impl Waker {
-    pub(crate) fn new(event: OwnedFd, ring: Option<OwnedFd>) -> Waker {
+    /// A waker that writes to an `eventfd`, or to a ring if the waking driver has one too.
+    #[must_use]
+    pub fn new(event: OwnedFd, ring: Option<OwnedFd>) -> Waker {
         Waker {
             shared: Arc::new(Shared {
                 event,
