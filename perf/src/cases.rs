@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
+use crate::results::Receivers;
+
 /// Payload offered in the datagram cases, in bits/s.
 const UDP_RATE: u64 = 1_000_000_000;
 /// Bytes of IPv4 and UDP headers in front of a datagram's payload.
@@ -107,9 +109,13 @@ impl Case {
         CASES.iter().find(|case| case.name == name)
     }
 
-    /// The client's arguments for a run of `duration` over a link of this MTU; `copy` as in
-    /// [`crate::compare::Args`].
-    pub(crate) fn client_args(&self, duration: Duration, mtu: u32, copy: bool) -> Vec<String> {
+    /// The client's arguments for a run of `duration` over a link of this MTU.
+    pub(crate) fn client_args(
+        &self,
+        duration: Duration,
+        mtu: u32,
+        receivers: Receivers,
+    ) -> Vec<String> {
         let size = mtu.saturating_sub(UDP_OVERHEAD);
         let mode = match self.load {
             Load::Bulk(mode, streams) => format!("{mode} --streams {streams}"),
@@ -120,9 +126,13 @@ impl Case {
             }
             Load::Idle(connections) => format!("idle --connections {connections}"),
         };
-        let copies = copy && matches!(self.load, Load::Bulk(..));
+        let receivers = match (self.load, receivers) {
+            (Load::Bulk(..), Receivers::Copy) => Some("--copy"),
+            (Load::Bulk(..), Receivers::Verify) => Some("--verify"),
+            _ => None,
+        };
         mode.split_whitespace()
-            .chain(copies.then_some("--copy"))
+            .chain(receivers)
             .map(str::to_owned)
             .chain(["--seconds".to_owned(), duration.as_secs_f64().to_string()])
             .collect()
@@ -147,15 +157,17 @@ mod tests {
     }
 
     #[test]
-    fn only_bulk_receivers_copy() {
-        let seconds = Duration::from_secs(1);
-        let copies = |case: &Case, copy| {
-            let args = case.client_args(seconds, 1500, copy);
-            args.iter().any(|arg| arg == "--copy")
+    fn only_bulk_receivers_copy_or_verify() {
+        let has = |case: &Case, receivers, flag| {
+            let args = case.client_args(Duration::from_secs(1), 1500, receivers);
+            args.iter().any(|arg| arg == flag)
         };
         for case in CASES {
-            assert_eq!(copies(case, true), matches!(case.load, Load::Bulk(..)));
-            assert!(!copies(case, false));
+            let bulk = matches!(case.load, Load::Bulk(..));
+            assert_eq!(has(case, Receivers::Copy, "--copy"), bulk);
+            assert_eq!(has(case, Receivers::Verify, "--verify"), bulk);
+            assert!(!has(case, Receivers::Discard, "--copy"));
+            assert!(!has(case, Receivers::Discard, "--verify"));
         }
     }
 }

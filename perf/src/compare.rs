@@ -10,30 +10,23 @@ use std::fs;
 use std::hash::Hash;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 
 use crate::cases::{self, Case};
-use crate::cpu::{Machine, usage_of_tree};
 use crate::facts::Facts;
 use crate::failure::{Context, Failure, Outcome};
-use crate::loadgen::{Measured, parse_seconds};
-use crate::metrics::metrics;
+use crate::loadgen::parse_seconds;
+use crate::measure::Settings;
 use crate::peers::{self, Peer};
 use crate::presence::Presence;
 use crate::report::to_text;
-use crate::results::{Cpu, End, Receivers, Report, Run, Sample};
+use crate::results::{End, Receivers, Report, Run};
 use crate::sandbox;
 use crate::summary::to_json;
 use crate::table::number;
-use crate::world::World;
 
-/// How long the machine is watched before a run.
-const WATCH: Duration = Duration::from_millis(200);
-/// What a client may take beyond the length of its load: connecting, stalls, the tail.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// The hidden option that tells the inner process from the outer one.
 const INSIDE: &str = "--inside";
 
@@ -73,6 +66,20 @@ pub(crate) struct Args {
     /// Have the receivers of bulk streams copy the bytes, where else the kernel throws them away
     #[arg(long)]
     copy: bool,
+    /// Have the receivers of bulk streams check each byte; a changed one is a failed run
+    #[arg(long, conflicts_with = "copy")]
+    verify: bool,
+    /// Share of the machine in percent; a run during which others used more is made again
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(0..=100)
+    )]
+    other_load: u32,
+    /// How often a run is made at most because others used the machine
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    attempts: u32,
     /// TCP congestion control at guest and host, for engines' sockets as well
     #[arg(long, value_name = "NAME", default_value = "reno")]
     congestion: String,
@@ -98,15 +105,12 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     check_congestion(&args.congestion)?;
     let plan = Plan::new(args);
     fs::create_dir_all(&args.out).doing(format_args!("make {}", args.out.display()))?;
+    let settings = args.settings();
     let mut report = Report {
         facts: Facts::gather(&args.congestion),
         rounds: args.rounds,
         seconds: args.seconds.as_secs_f64(),
-        receivers: if args.copy {
-            Receivers::Copy
-        } else {
-            Receivers::Discard
-        },
+        receivers: settings.receivers,
         peers: plan.peers.iter().map(Presence::of).collect(),
         runs: Vec::new(),
     };
@@ -117,7 +121,7 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
         .collect();
     let jobs = jobs(&plan, &present, args.rounds);
     for (done, &(mtu, case, round, peer)) in jobs.iter().enumerate() {
-        let run = one(args, mtu, case, round, peer);
+        let run = settings.run(peer, mtu, case, round);
         progress(done + 1, jobs.len(), &run);
         report.runs.push(run);
         // What has been measured is kept when a long comparison is broken off.
@@ -137,6 +141,22 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+impl Args {
+    fn settings(&self) -> Settings {
+        Settings {
+            duration: self.seconds,
+            congestion: self.congestion.clone(),
+            receivers: match (self.copy, self.verify) {
+                (_, true) => Receivers::Verify,
+                (true, false) => Receivers::Copy,
+                (false, false) => Receivers::Discard,
+            },
+            other_load_max: f64::from(self.other_load) / 100.0,
+            attempts_max: self.attempts,
+        }
+    }
 }
 
 /// Fails, with the names that would do, when the kernel has no such congestion control.
@@ -194,62 +214,6 @@ impl Plan {
     }
 }
 
-fn one(args: &Args, mtu: u32, case: &Case, round: u32, peer: &Peer) -> Run {
-    let before = Machine::now();
-    thread::sleep(WATCH);
-    let load_before = Machine::now().load_since(before);
-    let end = World::build(peer, mtu, &args.congestion)
-        .and_then(|mut world| sample(&mut world, args, mtu, case))
-        .map_or_else(
-            |failure| End::Failed(failure.to_string()),
-            |sample| End::Measured(Box::new(sample)),
-        );
-    Run {
-        mtu,
-        case: case.name.to_owned(),
-        peer: peer.name.clone(),
-        round,
-        load_before,
-        end,
-    }
-}
-
-/// Runs one load in a world that is ready.
-fn sample(world: &mut World, args: &Args, mtu: u32, case: &Case) -> Outcome<Sample> {
-    let engine = world.engine();
-    let usage = || engine.map(usage_of_tree);
-    let before = usage();
-    let machine_before = Machine::now();
-    let mut memory_peak = before.map(|usage| usage.memory_bytes);
-    let mut client = world.client(&case.client_args(args.seconds, mtu, args.copy))?;
-    let output = client.finish(args.seconds + PATIENCE, || {
-        if case.watches_memory() {
-            memory_peak = memory_peak.max(usage().map(|usage| usage.memory_bytes));
-        }
-    });
-    let machine_s = Machine::now().busy_since(machine_before).as_secs_f64();
-    let after = usage();
-    // An engine that died is the reason why the client failed.
-    world.check_engine()?;
-    let measured: Measured = serde_json::from_str(&output?).doing("read the client's result")?;
-    let engine_s = before
-        .zip(after)
-        .map(|(before, after)| after.cpu.saturating_sub(before.cpu).as_secs_f64());
-    let growth = before
-        .zip(memory_peak)
-        .map(|(before, peak)| peak.saturating_sub(before.memory_bytes));
-    let metrics = metrics(&measured, growth);
-    Ok(Sample {
-        client: measured,
-        metrics,
-        cpu: Cpu {
-            engine_s,
-            bridge_s: None,
-            machine_s,
-        },
-    })
-}
-
 /// One line per run, for whoever waits.
 fn progress(done: usize, total: usize, run: &Run) {
     let Run {
@@ -258,6 +222,7 @@ fn progress(done: usize, total: usize, run: &Run) {
         peer,
         round,
         load_before: _,
+        attempts: _,
         end,
     } = run;
     let result = match end {

@@ -10,6 +10,7 @@ mod cpu;
 mod facts;
 mod failure;
 mod loadgen;
+mod measure;
 mod metrics;
 mod netns;
 mod peers;

@@ -44,6 +44,8 @@ pub(crate) struct Run {
     pub(crate) round: u32,
     /// Share of the machine that others used just before, 0 to 1.
     pub(crate) load_before: f64,
+    /// How often it was run, because others used too much of the machine meanwhile; from 1.
+    pub(crate) attempts: u32,
     #[serde(flatten)]
     pub(crate) end: End,
 }
@@ -63,6 +65,11 @@ pub(crate) struct Sample {
     /// The first one is what is compared.
     pub(crate) metrics: Vec<Metric>,
     pub(crate) cpu: Cpu,
+    /// Share of the machine that others used meanwhile, 0 to 1.
+    pub(crate) other_load: f64,
+    /// From the start of the engine until a first byte had gone both ways, in milliseconds; for the
+    /// limits, which have no engine, the time of a first connection.
+    pub(crate) start_ms: f64,
 }
 
 /// CPU time while the client ran, in seconds.
@@ -72,6 +79,8 @@ pub(crate) struct Cpu {
     pub(crate) engine_s: Option<f64>,
     /// Of the process between the guest's TAP and the engine's socket; `None` where there is none.
     pub(crate) bridge_s: Option<f64>,
+    /// Of both ends of the load.
+    pub(crate) generator_s: f64,
     /// Of the whole machine.
     pub(crate) machine_s: f64,
 }

@@ -35,9 +35,14 @@ pub(crate) struct Row {
     pub(crate) cost_unit: Option<String>,
     pub(crate) engine_cost: Option<Spread>,
     pub(crate) bridge_cost: Option<Spread>,
+    pub(crate) generator_cost: Option<Spread>,
     pub(crate) machine_cost: Option<Spread>,
     /// Share of the machine that others used just before a run, at most; 0 to 1.
     pub(crate) load_before_max: f64,
+    /// Share of the machine that others used during a run, at most; 0 to 1.
+    pub(crate) other_load_max: f64,
+    /// Runs that were made again because others used too much of the machine.
+    pub(crate) repeats: u32,
     pub(crate) runs: usize,
     pub(crate) failures: Vec<String>,
 }
@@ -101,8 +106,14 @@ fn row(report: &Report, mtu: u32, case: &str, peer: &str) -> Row {
         cost_unit: unit.map(str::to_owned),
         engine_cost: cost(|cpu| cpu.engine_s),
         bridge_cost: cost(|cpu| cpu.bridge_s),
+        generator_cost: cost(|cpu| Some(cpu.generator_s)),
         machine_cost: cost(|cpu| Some(cpu.machine_s)),
         load_before_max: runs().map(|run| run.load_before).fold(0.0, f64::max),
+        other_load_max: samples
+            .iter()
+            .map(|sample| sample.other_load)
+            .fold(0.0, f64::max),
+        repeats: runs().map(|run| run.attempts - 1).sum(),
         runs: runs().count(),
         failures,
     }
@@ -194,12 +205,15 @@ pub(crate) mod tests {
         let cpu = Cpu {
             engine_s,
             bridge_s: None,
+            generator_s: 1.0,
             machine_s: 2.0,
         };
         End::Measured(Box::new(Sample {
             client,
             metrics,
             cpu,
+            other_load: 0.02,
+            start_ms: 5.0,
         }))
     }
 
@@ -211,6 +225,7 @@ pub(crate) mod tests {
             peer: peer.to_owned(),
             round,
             load_before: 0.01,
+            attempts: 1,
             end,
         };
         let presence = |peer: &str, role, missing: Option<&str>| Presence {

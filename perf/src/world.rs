@@ -41,12 +41,14 @@ const OFFLOADS: [&str; 6] = ["tso", "off", "gso", "off", "gro", "off"];
 #[derive(Debug)]
 pub(crate) struct World {
     // In the order in which they are to end.
+    bridge: Option<Program>,
     engine: Option<Program>,
     _server: Program,
     guest: NetNs,
     host: NetNs,
     client_at_host: bool,
     name: String,
+    ready_after: Duration,
 }
 
 impl World {
@@ -79,6 +81,7 @@ impl World {
         let mut serve = Command::new(sandbox::THIS_PROGRAM);
         serve.args(["server", "--listen", &SERVER.to_string()]);
         let server = Program::start("server", &host, serve)?;
+        let started = Instant::now();
         let engine = match peer.fill_in(guest.path(), mtu).as_deref() {
             Some([program, args @ ..]) => {
                 let mut command = Command::new(program);
@@ -88,20 +91,34 @@ impl World {
             _ => None,
         };
         let mut world = World {
+            bridge: None,
             engine,
             _server: server,
             guest,
             host,
             client_at_host: peer.link == Link::Loopback,
             name: peer.name.clone(),
+            ready_after: Duration::ZERO,
         };
         world.wait_ready()?;
+        world.ready_after = started.elapsed();
         Ok(world)
     }
 
     /// The engine's process id; `None` for the limits.
     pub(crate) fn engine(&self) -> Option<u32> {
         self.engine.as_ref().map(Program::pid)
+    }
+
+    /// The process id of the process between TAP and engine, where there is one.
+    pub(crate) fn bridge(&self) -> Option<u32> {
+        self.bridge.as_ref().map(Program::pid)
+    }
+
+    /// How long it took from the start of the engine until a byte had gone both ways; for the
+    /// limits, the time of a first connection.
+    pub(crate) fn ready_after(&self) -> Duration {
+        self.ready_after
     }
 
     /// Starts the load client where the guest is.
@@ -113,9 +130,10 @@ impl World {
         Program::start("client", self.client_side(), command)
     }
 
-    /// Fails when the engine has ended.
-    pub(crate) fn check_engine(&mut self) -> Outcome<()> {
-        self.engine.as_mut().map_or(Ok(()), Program::check_alive)
+    /// Fails when the engine or the bridge has ended.
+    pub(crate) fn check_alive(&mut self) -> Outcome<()> {
+        let mut programs = self.engine.iter_mut().chain(&mut self.bridge);
+        programs.try_for_each(Program::check_alive)
     }
 
     fn client_side(&self) -> &NetNs {
@@ -129,7 +147,7 @@ impl World {
     fn wait_ready(&mut self) -> Outcome<()> {
         let end = Instant::now() + READY;
         loop {
-            self.check_engine()?;
+            self.check_alive()?;
             match self
                 .client_side()
                 .enter(|| one_byte().doing("reach the server"))
