@@ -38,9 +38,15 @@ pub(crate) struct Args {
         long,
         value_delimiter = ',',
         value_parser = PossibleValuesParser::new(peers::KNOWN),
-        default_value = "towpath,pasta,slirp4netns,veth,veth-no-offload,loopback"
+        default_value = "towpath,pasta,passt,slirp4netns,veth,veth-no-offload,loopback"
     )]
     peers: Vec<String>,
+    /// One more network, by description; may be given several times. See perf/README.md
+    #[arg(
+        long,
+        value_name = "name=NAME,kind=netns|qemu|vpnkit|vhost-user,cmd=PROGRAM … {sock} {mtu} {netns}"
+    )]
+    peer: Vec<Peer>,
     /// Loads to run
     #[arg(
         long,
@@ -206,8 +212,9 @@ impl Plan {
         let known = names
             .into_iter()
             .filter_map(|name| Peer::known(name, &towpath));
+        let all = known.chain(args.peer.iter().cloned());
         Plan {
-            peers: known.collect(),
+            peers: once_each(all.map(|peer| (peer.name.clone(), peer))),
             cases: once_each(args.cases.iter().map(|case| (case.name, *case))),
             mtus: once_each(args.mtu.iter().map(|mtu| (*mtu, *mtu))),
         }
@@ -271,7 +278,7 @@ mod tests {
     #[test]
     fn the_defaults_compare_everything_at_both_mtus() {
         let args = parse(&[]).unwrap();
-        assert_eq!(args.peers.len(), 6);
+        assert_eq!(args.peers.len(), 7);
         assert_eq!(args.mtu, [1500, 65_520]);
         assert_eq!(args.cases.len(), 5);
         assert!(!args.inside);

@@ -15,10 +15,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::bridge::Framing;
 use crate::failure::{Context, Failure, Outcome};
 use crate::netns::NetNs;
 use crate::peers::{Link, Peer};
@@ -28,6 +30,11 @@ use crate::sandbox;
 /// The load server's address.
 pub(crate) const SERVER: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), 5201);
+
+/// The host's own address on its uplink, and the gateway there: what an engine gives its guest when it
+/// copies the host's.
+pub(crate) const HOST_ADDRESS: &str = "198.18.1.2/24";
+pub(crate) const HOST_GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 254);
 
 /// How long a network may take until the first byte has gone both ways.
 const READY: Duration = Duration::from_secs(10);
@@ -69,7 +76,7 @@ impl World {
         }
         host.ip("addr add 198.18.0.1/32 dev lo")?;
         match peer.link {
-            Link::Netns => uplink(&host)?,
+            Link::Netns | Link::Socket { .. } | Link::VhostUser => uplink(&host)?,
             Link::Veth { offloads } => {
                 veth(&host, &guest, mtu)?;
                 for netns in [&host, &guest].iter().filter(|_| !offloads) {
@@ -82,7 +89,8 @@ impl World {
         serve.args(["server", "--listen", &SERVER.to_string()]);
         let server = Program::start("server", &host, serve)?;
         let started = Instant::now();
-        let engine = match peer.fill_in(guest.path(), mtu).as_deref() {
+        let socket = guest.path().with_extension("sock");
+        let engine = match peer.fill_in(guest.path(), &socket, mtu).as_deref() {
             Some([program, args @ ..]) => {
                 let mut command = Command::new(program);
                 command.args(args);
@@ -91,7 +99,7 @@ impl World {
             _ => None,
         };
         let mut world = World {
-            bridge: None,
+            bridge: bridge(peer, &guest, &socket, mtu)?,
             engine,
             _server: server,
             guest,
@@ -168,6 +176,29 @@ impl World {
     }
 }
 
+/// The process between the guest's TAP and the socket of an engine that has one.
+fn bridge(peer: &Peer, guest: &NetNs, socket: &Path, mtu: u32) -> Outcome<Option<Program>> {
+    let Link::Socket {
+        framing,
+        address,
+        gateway,
+    } = &peer.link
+    else {
+        return Ok(None);
+    };
+    let kind = match framing {
+        Framing::Qemu => "qemu",
+        Framing::Vpnkit => "vpnkit",
+    };
+    let mut command = Command::new(sandbox::THIS_PROGRAM);
+    command
+        .args(["bridge", "--kind", kind, "--mtu", &mtu.to_string()])
+        .args(["--address", address, "--gateway", &gateway.to_string()])
+        .arg("--socket")
+        .arg(socket);
+    Program::start("bridge", guest, command).map(Some)
+}
+
 /// A byte to the server and back.
 fn one_byte() -> std::io::Result<()> {
     let mut connection = TcpStream::connect_timeout(&SERVER, ATTEMPT)?;
@@ -178,11 +209,13 @@ fn one_byte() -> std::io::Result<()> {
 
 /// An interface with an address and a default route that leads nowhere.
 fn uplink(host: &NetNs) -> Outcome<()> {
-    host.ip("link add eth0 type veth peer name nowhere\n\
-             addr add 198.18.1.2/24 dev eth0\n\
-             link set nowhere up\n\
-             link set eth0 up\n\
-             route add default via 198.18.1.254\n")
+    host.ip(&format!(
+        "link add eth0 type veth peer name nowhere\n\
+         addr add {HOST_ADDRESS} dev eth0\n\
+         link set nowhere up\n\
+         link set eth0 up\n\
+         route add default via {HOST_GATEWAY}\n"
+    ))
 }
 
 /// A pair with one end, `eth0`, on each side.
