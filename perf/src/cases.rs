@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use crate::results::Receivers;
+use crate::world::SERVER_PORTS;
 
 /// Payload offered in the datagram cases, in bits/s.
 const UDP_RATE: u64 = 1_000_000_000;
@@ -74,6 +75,11 @@ pub(crate) const CASES: &[Case] = &[
         Load::Connect(16),
     ),
     case(
+        "tcp-connect-256",
+        "Short connections, 256 at a time",
+        Load::Connect(256),
+    ),
+    case(
         "udp-up",
         "1 Gbit/s of full datagrams to the host",
         Load::Datagrams("up"),
@@ -120,7 +126,9 @@ impl Case {
         let mode = match self.load {
             Load::Bulk(mode, streams) => format!("{mode} --streams {streams}"),
             Load::RoundTrips(transport) => format!("rr --transport {transport}"),
-            Load::Connect(concurrency) => format!("connect --concurrency {concurrency}"),
+            Load::Connect(concurrency) => {
+                format!("connect --concurrency {concurrency} --ports {SERVER_PORTS}")
+            }
             Load::Datagrams(direction) => {
                 format!("udp --direction {direction} --rate {UDP_RATE} --size {size}")
             }

@@ -19,7 +19,7 @@ use crate::sandbox;
 
 /// CPU time of the whole machine since it started, in ticks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Machine {
+struct Machine {
     /// In user, nice and system.
     running: u64,
     /// In irq and softirq.
@@ -32,7 +32,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Now; zeros where `/proc/stat` cannot be read.
-    pub(crate) fn now() -> Machine {
+    fn now() -> Machine {
         fs::read_to_string("/proc/stat")
             .ok()
             .and_then(|text| parse_machine(&text))
@@ -46,12 +46,6 @@ impl Machine {
             stolen: self.stolen.saturating_sub(earlier.stolen),
             total: self.total.saturating_sub(earlier.total),
         }
-    }
-
-    /// Share of the machine that was busy or stolen since `earlier`, 0 to 1.
-    pub(crate) fn load_since(self, earlier: Machine) -> f64 {
-        let spent = self.since(earlier);
-        spent.share(spent.running + spent.interrupts + spent.stolen)
     }
 
     fn share(self, ticks: u64) -> f64 {
@@ -269,8 +263,10 @@ mod tests {
             stolen: 7,
             total: 1107,
         };
-        assert_eq!(later.load_since(machine), 0.5);
-        assert_eq!(machine.load_since(machine), 0.0);
+        let spent = later.since(machine);
+        assert_eq!((spent.running, spent.interrupts), (40, 10));
+        assert_eq!(spent.share(25), 0.25);
+        assert_eq!(machine.since(machine).share(0), 0.0);
     }
 
     #[test]

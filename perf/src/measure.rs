@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cases::Case;
-use crate::cpu::{Machine, Snapshot, memory_of_tree};
+use crate::cpu::{Snapshot, memory_of_tree};
 use crate::failure::{Context, Outcome};
 use crate::loadgen::Measured;
 use crate::metrics::metrics;
@@ -36,9 +36,9 @@ impl Settings {
     pub(crate) fn run(&self, peer: &Peer, mtu: u32, case: &Case, round: u32) -> Run {
         let mut attempts = 1;
         loop {
-            let before = Machine::now();
+            let before = Snapshot::now();
             thread::sleep(WATCH);
-            let load_before = Machine::now().load_since(before);
+            let load_before = Snapshot::now().since(&before, &[]).others;
             let sample = World::build(peer, mtu, &self.congestion)
                 .and_then(|mut world| self.sample(&mut world, mtu, case));
             let busy = |sample: &Sample| sample.other_load > self.other_load_max;

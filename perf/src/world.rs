@@ -31,6 +31,9 @@ use crate::sandbox;
 pub(crate) const SERVER: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), 5201);
 
+/// TCP ports that the server listens at, from that one upwards: so many that the local ports for
+/// connections to one of them do not run out within a run.
+pub(crate) const SERVER_PORTS: u16 = 64;
 /// The host's own address on its uplink, and the gateway there: what an engine gives its guest when it
 /// copies the host's.
 pub(crate) const HOST_ADDRESS: &str = "198.18.1.2/24";
@@ -87,6 +90,7 @@ impl World {
         }
         let mut serve = Command::new(sandbox::THIS_PROGRAM);
         serve.args(["server", "--listen", &SERVER.to_string()]);
+        serve.args(["--ports", &SERVER_PORTS.to_string()]);
         let server = Program::start("server", &host, serve)?;
         let started = Instant::now();
         let socket = guest.path().with_extension("sock");

@@ -44,8 +44,11 @@ enum Mode {
     /// Connect, one byte each way, close
     Connect {
         /// Connections under way at a time
-        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         concurrency: u32,
+        /// Ports of the server that take turns, from that of --to upwards; as many as it listens at
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+        ports: u16,
         /// How long
         #[arg(long, default_value = "4", value_parser = parse_seconds)]
         seconds: Duration,
@@ -116,6 +119,13 @@ impl Target {
     pub(crate) fn connect(&self) -> io::Result<TcpStream> {
         socket::connect(self.address, self.congestion.as_deref(), CONNECT)
     }
+
+    /// One more connection, to a port this much above the target's, which is not waited for.
+    pub(crate) fn begin_connect(&self, above: u16) -> io::Result<TcpStream> {
+        let mut address = self.address;
+        address.set_port(address.port().saturating_add(above));
+        socket::begin_connect(address, self.congestion.as_deref())
+    }
 }
 
 /// Runs the mode and prints what it measured.
@@ -141,8 +151,9 @@ pub(crate) fn run(args: &Args) -> Outcome<()> {
         Mode::Rr { transport, seconds } => Measured::Rr(rr::run(&target, *transport, *seconds)?),
         Mode::Connect {
             concurrency,
+            ports,
             seconds,
-        } => Measured::Connect(connect::run(&target, *concurrency, *seconds)?),
+        } => Measured::Connect(connect::run(&target, *ports, *concurrency, *seconds)?),
         Mode::Udp {
             direction,
             rate,
