@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 
-use crate::cases::{self, Case};
+use crate::cases::{self, Case, Mtus};
 use crate::facts::Facts;
 use crate::failure::{Context, Failure, Outcome};
 use crate::loadgen::parse_seconds;
@@ -47,28 +47,26 @@ pub(crate) struct Args {
         value_name = "name=NAME,kind=netns|qemu|vpnkit|vhost-user,cmd=PROGRAM … {sock} {mtu} {netns}"
     )]
     peer: Vec<Peer>,
-    /// Loads to run
-    #[arg(
-        long,
-        value_delimiter = ',',
-        value_parser = cases::parser(),
-        default_value = "tcp-up,tcp-down,tcp-rr,tcp-connect,tcp-idle"
-    )]
+    /// Loads to run [default: those that show most, in some 20 minutes]
+    #[arg(long, value_delimiter = ',', value_parser = cases::parser())]
     cases: Vec<&'static Case>,
-    /// MTUs of the guest's link, in bytes
+    /// Two minutes: fewer cases, one round of one second, MTU 1500
+    #[arg(long)]
+    quick: bool,
+    /// MTUs of the guest's link, in bytes; cases with small packets run at the first alone
+    /// [default: 1500,65520]
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "1500,65520",
         value_parser = clap::value_parser!(u32).range(576..=65_520)
     )]
     mtu: Vec<u32>,
-    /// Runs of each peer in each case
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: u32,
-    /// Length of each load
-    #[arg(long, default_value = "4", value_parser = parse_seconds)]
-    seconds: Duration,
+    /// Runs of each peer in each case [default: 3]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// Length of each load [default: 2]
+    #[arg(long, value_parser = parse_seconds)]
+    seconds: Option<Duration>,
     /// Have the receivers of bulk streams copy the bytes, where else the kernel throws them away
     #[arg(long)]
     copy: bool,
@@ -114,8 +112,8 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     let settings = args.settings();
     let mut report = Report {
         facts: Facts::gather(&args.congestion),
-        rounds: args.rounds,
-        seconds: args.seconds.as_secs_f64(),
+        rounds: plan.rounds,
+        seconds: settings.duration.as_secs_f64(),
         receivers: settings.receivers,
         peers: plan.peers.iter().map(Presence::of).collect(),
         runs: Vec::new(),
@@ -125,7 +123,7 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     let present: Vec<&Peer> = present
         .filter_map(|(peer, here)| here.then_some(peer))
         .collect();
-    let jobs = jobs(&plan, &present, args.rounds);
+    let jobs = jobs(&plan, &present);
     for (done, &(mtu, case, round, peer)) in jobs.iter().enumerate() {
         let run = settings.run(peer, mtu, case, round);
         progress(done + 1, jobs.len(), &run);
@@ -152,7 +150,9 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
 impl Args {
     fn settings(&self) -> Settings {
         Settings {
-            duration: self.seconds,
+            duration: self
+                .seconds
+                .unwrap_or(Duration::from_secs(if self.quick { 1 } else { 2 })),
             congestion: self.congestion.clone(),
             receivers: match (self.copy, self.verify) {
                 (_, true) => Receivers::Verify,
@@ -182,11 +182,12 @@ fn check_congestion(name: &str) -> Outcome<()> {
 type Job<'a> = (u32, &'static Case, u32, &'a Peer);
 
 /// All runs in their order: the peers of one case right after one another.
-fn jobs<'a>(plan: &Plan, present: &[&'a Peer], rounds: u32) -> Vec<Job<'a>> {
+fn jobs<'a>(plan: &Plan, present: &[&'a Peer]) -> Vec<Job<'a>> {
     let mut jobs = Vec::new();
-    for &mtu in &plan.mtus {
-        for &case in &plan.cases {
-            for round in 1..=rounds {
+    for (index, &mtu) in plan.mtus.iter().enumerate() {
+        let cases = plan.cases.iter();
+        for &case in cases.filter(|case| index == 0 || case.mtus == Mtus::Each) {
+            for round in 1..=plan.rounds {
                 // A limit has no process whose memory could be watched.
                 let runs = present
                     .iter()
@@ -203,6 +204,7 @@ struct Plan {
     peers: Vec<Peer>,
     cases: Vec<&'static Case>,
     mtus: Vec<u32>,
+    rounds: u32,
 }
 
 impl Plan {
@@ -212,11 +214,21 @@ impl Plan {
         let known = names
             .into_iter()
             .filter_map(|name| Peer::known(name, &towpath));
+        let cases = match args.cases.as_slice() {
+            [] => cases::unnamed(args.quick),
+            named => named.to_vec(),
+        };
+        let mtus = match (args.mtu.as_slice(), args.quick) {
+            ([], false) => &[1500, 65_520][..],
+            ([], true) => &[1500],
+            (asked, _) => asked,
+        };
         let all = known.chain(args.peer.iter().cloned());
         Plan {
             peers: once_each(all.map(|peer| (peer.name.clone(), peer))),
-            cases: once_each(args.cases.iter().map(|case| (case.name, *case))),
-            mtus: once_each(args.mtu.iter().map(|mtu| (*mtu, *mtu))),
+            cases: once_each(cases.into_iter().map(|case| (case.name, case))),
+            mtus: once_each(mtus.iter().map(|mtu| (*mtu, *mtu))),
+            rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }),
         }
     }
 }
@@ -278,10 +290,20 @@ mod tests {
     #[test]
     fn the_defaults_compare_everything_at_both_mtus() {
         let args = parse(&[]).unwrap();
-        assert_eq!(args.peers.len(), 7);
-        assert_eq!(args.mtu, [1500, 65_520]);
-        assert_eq!(args.cases.len(), 5);
         assert!(!args.inside);
+        let plan = Plan::new(&args);
+        assert_eq!((plan.peers.len(), plan.rounds), (7, 3));
+        assert_eq!(plan.mtus, [1500, 65_520]);
+        assert_eq!(plan.cases, cases::unnamed(false));
+    }
+
+    #[test]
+    fn quick_is_less_of_everything_and_what_is_said_goes_first() {
+        let plan = Plan::new(&parse(&["--quick"]).unwrap());
+        assert_eq!((plan.rounds, &*plan.mtus), (1, &[1500][..]));
+        assert_eq!(plan.cases, cases::unnamed(true));
+        let plan = Plan::new(&parse(&["--quick", "--rounds", "2", "--mtu", "9000"]).unwrap());
+        assert_eq!((plan.rounds, &*plan.mtus), (2, &[9000][..]));
     }
 
     #[test]
@@ -316,12 +338,19 @@ mod tests {
             "--peers",
             "pasta,veth,pasta",
             "--mtu",
-            "1500",
+            "1500,9000",
+            "--rounds",
+            "2",
         ]);
         let plan = Plan::new(&args.unwrap());
         let present: Vec<&Peer> = plan.peers.iter().collect();
-        let jobs = jobs(&plan, &present, 2);
-        let names = jobs
+        let jobs = jobs(&plan, &present);
+        assert!(
+            jobs[6..]
+                .iter()
+                .all(|(mtu, case, ..)| (*mtu, case.name) == (9000, "tcp-up"))
+        );
+        let names = jobs[..6]
             .iter()
             .map(|(_, case, round, peer)| (case.name, *round, &*peer.name));
         assert_eq!(

@@ -40,7 +40,7 @@ impl Settings {
             thread::sleep(WATCH);
             let load_before = Snapshot::now().since(&before, &[]).others;
             let sample = World::build(peer, mtu, &self.congestion)
-                .and_then(|mut world| self.sample(&mut world, mtu, case));
+                .and_then(|mut world| self.sample(&mut world, case));
             let busy = |sample: &Sample| sample.other_load > self.other_load_max;
             if sample.as_ref().is_ok_and(busy) && attempts < self.attempts_max {
                 attempts += 1;
@@ -62,22 +62,25 @@ impl Settings {
     }
 
     /// Runs one load in a world that is ready.
-    fn sample(&self, world: &mut World, mtu: u32, case: &Case) -> Outcome<Sample> {
+    fn sample(&self, world: &mut World, case: &Case) -> Outcome<Sample> {
         let (engine, bridge) = (world.engine(), world.bridge());
         let memory = || engine.map(memory_of_tree);
         let memory_before = memory();
         let mut memory_peak = memory_before;
         let before = Snapshot::now();
-        let mut client = world.client(&case.client_args(self.duration, mtu, self.receivers))?;
-        let output = client.finish(self.duration + PATIENCE, || {
-            if case.watches_memory() {
-                memory_peak = memory_peak.max(memory());
-            }
-        });
+        let start_ms = world.ready_after().as_secs_f64() * 1e3;
+        let client = match case.client_args(self.duration, self.receivers) {
+            None => Ok(Measured::Start { ms: start_ms }),
+            Some(args) => self.load(world, &args, || {
+                if case.watches_memory() {
+                    memory_peak = memory_peak.max(memory());
+                }
+            }),
+        };
         let after = Snapshot::now();
         // An engine that died is the reason why the client failed.
         world.check_alive()?;
-        let client: Measured = serde_json::from_str(&output?).doing("read the client's result")?;
+        let client = client?;
         let growth = memory_peak.zip(memory_before);
         let growth = growth.map(|(peak, before)| peak.saturating_sub(before));
         let trees: Vec<u32> = engine.into_iter().chain(bridge).collect();
@@ -93,7 +96,14 @@ impl Settings {
                 machine_s: spent.machine.as_secs_f64(),
             },
             other_load: spent.others,
-            start_ms: world.ready_after().as_secs_f64() * 1e3,
+            start_ms,
         })
+    }
+
+    /// Runs the client, calling `meanwhile` every now and then.
+    fn load(&self, world: &World, args: &[String], meanwhile: impl FnMut()) -> Outcome<Measured> {
+        let mut client = world.client(args)?;
+        let output = client.finish(self.duration + PATIENCE, meanwhile)?;
+        serde_json::from_str(&output).doing("read the client's result")
     }
 }

@@ -41,6 +41,8 @@ pub(crate) const HOST_GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 254);
 
 /// How long a network may take until the first byte has gone both ways.
 const READY: Duration = Duration::from_secs(10);
+/// Pause between two attempts: the resolution of the time that a start takes.
+const PAUSE: Duration = Duration::from_millis(1);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_millis(300);
 
@@ -174,7 +176,7 @@ impl World {
                         "{peer} carried nothing in {seconds} s: {failure}{words}"
                     )));
                 }
-                Err(_) => thread::sleep(Duration::from_millis(20)),
+                Err(_) => thread::sleep(PAUSE),
             }
         }
     }

@@ -51,6 +51,13 @@ impl Latencies {
             .saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// Adds all latencies of another histogram.
+    pub(crate) fn merge(&mut self, other: &Latencies) {
+        self.nanos
+            .add(&other.nanos)
+            .expect("both histograms have the same bounds");
+    }
+
     /// How many were recorded.
     pub(crate) fn count(&self) -> u64 {
         self.nanos.len()
@@ -87,9 +94,12 @@ mod tests {
     fn quantiles_are_within_three_digits() {
         let mut latencies = Latencies::new();
         assert_eq!(latencies.summary(), None);
-        for us in 1..=1000 {
+        let mut other = Latencies::new();
+        for us in 1..=500 {
             latencies.record(Duration::from_micros(us));
+            other.record(Duration::from_micros(us + 500));
         }
+        latencies.merge(&other);
         assert_eq!(latencies.count(), 1000);
         let summary = latencies.summary().unwrap();
         for (got, want) in [

@@ -234,7 +234,7 @@ mod tests {
 
     use super::super::client::Target;
     use super::super::session::Receive;
-    use super::super::{connect, idle, rr};
+    use super::super::{connect, idle, mix, objects, rr};
     use super::*;
 
     /// A server on the loopback of the test, and the way to it.
@@ -282,11 +282,32 @@ mod tests {
         let target = target();
         let duration = Duration::from_millis(50);
         for transport in [rr::Transport::Tcp, rr::Transport::Udp] {
-            let measured = rr::run(&target, transport, duration).unwrap();
+            let measured = rr::run(&target, transport, None, duration).unwrap();
             assert!(measured.count > 0 && measured.lost == 0, "{measured:?}");
         }
         let measured = connect::run(&target, 1, 4, duration).unwrap();
         assert!(measured.count > 0 && measured.failed == 0, "{measured:?}");
+    }
+
+    #[test]
+    fn objects_arrive_whole_and_are_counted() {
+        let target = target();
+        for kind in [Kind::BulkUp, Kind::BulkDown] {
+            let measured = objects::run(&target, a_session(kind, 100_000), 3).unwrap();
+            assert!(measured.count > 0 && measured.size == 100_000);
+            assert_eq!(measured.latency.curve.last().unwrap().quantile, 1.0);
+        }
+    }
+
+    #[test]
+    fn round_trips_are_made_beside_a_stream() {
+        let measured = mix::run(&target(), a_session(Kind::BulkDown, 0), 2, 100).unwrap();
+        assert!(measured.bulk.bytes > 0 && measured.bulk.streams == 2);
+        assert!(measured.trips.count > 0 && measured.trips.rate == Some(100));
+        assert!(
+            measured.bulk.seconds > measured.trips.seconds,
+            "{measured:?}"
+        );
     }
 
     #[test]
@@ -327,7 +348,7 @@ mod tests {
         };
         let duration = Duration::from_millis(5);
         assert!(bulk::run(&target, a_session(Kind::BulkUp, 1), 2).is_err());
-        assert!(rr::run(&target, rr::Transport::Tcp, duration).is_err());
+        assert!(rr::run(&target, rr::Transport::Tcp, None, duration).is_err());
         assert!(connect::run(&target, 1, 2, duration).is_err());
         assert!(idle::run(&target, 2, duration).is_err());
     }
