@@ -21,12 +21,15 @@ use crate::loadgen::parse_seconds;
 use crate::measure::Settings;
 use crate::peers::{self, Peer};
 use crate::presence::Presence;
+use crate::progress::Progress;
+use crate::reach;
 use crate::report::to_text;
-use crate::results::{End, Receivers, Report, Run};
+use crate::results::{End, Receivers, Report};
 use crate::sandbox;
 use crate::summary::to_json;
-use crate::table::number;
 
+/// What a run takes beside its load, about: watching, starting, waiting for the tail.
+const OVERHEAD: Duration = Duration::from_millis(800);
 /// The hidden option that tells the inner process from the outer one.
 const INSIDE: &str = "--inside";
 
@@ -115,6 +118,7 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
         rounds: plan.rounds,
         seconds: settings.duration.as_secs_f64(),
         receivers: settings.receivers,
+        generator: Vec::new(),
         peers: plan.peers.iter().map(Presence::of).collect(),
         runs: Vec::new(),
     };
@@ -124,9 +128,14 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
         .filter_map(|(peer, here)| here.then_some(peer))
         .collect();
     let jobs = jobs(&plan, &present);
-    for (done, &(mtu, case, round, peer)) in jobs.iter().enumerate() {
+    let mut progress = Progress::new(jobs.len(), settings.duration + OVERHEAD);
+    progress.says("measuring the load generator by itself");
+    report.generator = reach::measure(&settings)?;
+    for &(mtu, case, round, peer) in &jobs {
+        let (case_name, peer_name) = (case.name, &peer.name);
+        progress.begins(&format!("{case_name} MTU {mtu} round {round} {peer_name}"));
         let run = settings.run(peer, mtu, case, round);
-        progress(done + 1, jobs.len(), &run);
+        progress.ended(&run);
         report.runs.push(run);
         // What has been measured is kept when a long comparison is broken off.
         write(args, &report)?;
@@ -231,27 +240,6 @@ impl Plan {
             rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }),
         }
     }
-}
-
-/// One line per run, for whoever waits.
-fn progress(done: usize, total: usize, run: &Run) {
-    let Run {
-        mtu,
-        case,
-        peer,
-        round,
-        load_before: _,
-        attempts: _,
-        end,
-    } = run;
-    let result = match end {
-        End::Failed(why) => format!("failed: {why}"),
-        End::Measured(sample) => match sample.metrics.first() {
-            Some(metric) => format!("{} {}", number(metric.value), metric.unit),
-            None => "done".to_owned(),
-        },
-    };
-    eprintln!("[{done}/{total}] {case} MTU {mtu} round {round} {peer}: {result}");
 }
 
 fn write(args: &Args, report: &Report) -> Outcome<()> {

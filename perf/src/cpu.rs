@@ -6,26 +6,29 @@
 //!
 //! What others used is what is left when all that is known is taken away from the machine's busy
 //! time: our processes, the interrupts and softirqs, which are nearly all for the packets of the
-//! run, and the kernel threads, where they can be seen. The kernel counts the machine's time by
-//! looking at what runs at each timer tick, and a process's by the clock, so the rest is an estimate; it
-//! is good to about 2 % of the machine over a second.
+//! run, and the kernel threads, where they can be seen. The kernel counts what the machine is busy
+//! with by looking at each timer tick, which finds less than there is, and a process's time by the
+//! clock. So the rest is an estimate from below; another program that takes half a core shows.
 
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::sandbox;
 
 /// CPU time of the whole machine since it started, in ticks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Machine {
+    cores: u64,
     /// In user, nice and system.
     running: u64,
     /// In irq and softirq.
     interrupts: u64,
     /// Given to others by a hypervisor.
     stolen: u64,
+    /// Idle, or idle and waiting for a disk; counted by the clock where the timer rests meanwhile.
+    idle: u64,
     /// All ticks, idle ones too.
     total: u64,
 }
@@ -41,9 +44,11 @@ impl Machine {
 
     fn since(self, earlier: Machine) -> Machine {
         Machine {
+            cores: self.cores,
             running: self.running.saturating_sub(earlier.running),
             interrupts: self.interrupts.saturating_sub(earlier.interrupts),
             stolen: self.stolen.saturating_sub(earlier.stolen),
+            idle: self.idle.saturating_sub(earlier.idle),
             total: self.total.saturating_sub(earlier.total),
         }
     }
@@ -58,8 +63,9 @@ impl Machine {
 }
 
 /// All processes at one moment.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
+    at: Instant,
     machine: Machine,
     /// Those of the harness and what it started.
     ours: Vec<Stat>,
@@ -70,7 +76,7 @@ pub(crate) struct Snapshot {
 /// What was used between two snapshots.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Spent {
-    /// By the whole machine.
+    /// By the whole machine: all time of all cores but the idle time.
     pub(crate) machine: Duration,
     /// By the processes of ours that are in no tree that was asked for, the harness left out.
     pub(crate) generator: Duration,
@@ -84,6 +90,7 @@ impl Snapshot {
         let outside = processes(Path::new(sandbox::OUTSIDE_PROC));
         let kernel_threads = outside.iter().filter(|one| one.is_kernel_thread);
         Snapshot {
+            at: Instant::now(),
             machine: Machine::now(),
             kernel_threads: kernel_threads.map(|one| one.own).sum(),
             ours: processes(Path::new("/proc")),
@@ -110,7 +117,8 @@ impl Snapshot {
         let kernel = self.kernel_threads.saturating_sub(earlier.kernel_threads);
         let others = machine.running.saturating_sub(ours + kernel) + machine.stolen;
         Spent {
-            machine: from_ticks(machine.running + machine.interrupts),
+            machine: ((self.at - earlier.at) * machine.cores as u32)
+                .saturating_sub(from_ticks(machine.idle)),
             generator: from_ticks(ours.saturating_sub(named)),
             others: machine.share(others),
         }
@@ -187,6 +195,7 @@ fn keep_tree(all: &mut Vec<Stat>, root: u32) {
 /// The line `cpu user nice system idle iowait irq softirq steal …` of `/proc/stat`, in ticks.
 fn parse_machine(text: &str) -> Option<Machine> {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let lines = text.lines().filter(|line| line.starts_with("cpu"));
     let ticks: Vec<u64> = line
         .split_whitespace()
         .take(8)
@@ -199,9 +208,11 @@ fn parse_machine(text: &str) -> Option<Machine> {
     let sum = |parts: &[u64]| parts.iter().copied().try_fold(0u64, u64::checked_add);
     let (running, interrupts) = (sum(&[user, nice, system])?, sum(&[irq, softirq])?);
     Some(Machine {
+        cores: lines.count() as u64 - 1,
         running,
         interrupts,
         stolen,
+        idle: sum(&[idle, iowait])?,
         total: sum(&[running, interrupts, idle, iowait, stolen])?,
     })
 }
@@ -251,17 +262,19 @@ mod tests {
         assert_eq!(
             machine,
             Machine {
+                cores: 1,
                 running: 160,
                 interrupts: 20,
                 stolen: 7,
+                idle: 820,
                 total: 1007
             }
         );
         let later = Machine {
             running: 200,
             interrupts: 30,
-            stolen: 7,
             total: 1107,
+            ..machine
         };
         let spent = later.since(machine);
         assert_eq!((spent.running, spent.interrupts), (40, 10));
@@ -310,11 +323,15 @@ mod tests {
     #[test]
     fn what_is_known_is_taken_from_what_was_busy() {
         let harness = std::process::id();
+        let start = Instant::now();
         let snapshot = |running, ours: Vec<Stat>, kernel_threads| Snapshot {
+            at: start + from_ticks(running),
             machine: Machine {
+                cores: 2,
                 running,
                 interrupts: running / 10,
                 stolen: 0,
+                idle: running / 2,
                 total: running * 2,
             },
             ours,
@@ -330,7 +347,8 @@ mod tests {
         let before = snapshot(0, vec![stat(harness, 0, 10), engine(5), server(1)], 3);
         let after = snapshot(100, vec![client, engine(25), server(11)], 8);
         let spent = after.since(&before, &[7]);
-        assert_eq!(spent.machine, from_ticks(110));
+        // 100 ticks on two cores, of which 50 were idle.
+        assert_eq!(spent.machine, from_ticks(150));
         assert_eq!(spent.generator, from_ticks(40));
         // 100 less 2 of the harness, 20 of the engine, 40 of the generator and 5 of the kernel.
         assert_eq!(spent.others, 33.0 / 200.0);

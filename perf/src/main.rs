@@ -18,6 +18,8 @@ mod netns;
 mod peers;
 mod presence;
 mod program;
+mod progress;
+mod reach;
 mod report;
 mod results;
 mod sandbox;

@@ -63,6 +63,15 @@ fn head(report: &Report) -> String {
             Receivers::Verify => "verify",
         },
     );
+    let reached = report.generator.iter().map(|reached| {
+        let (case, metric) = (&reached.case, &reached.metric);
+        format!("{case} {} {}", number(metric.value), metric.unit)
+    });
+    let reached = reached.collect::<Vec<_>>().join(", ");
+    let _ = writeln!(
+        text,
+        "load generator alone, both ends on one core over veth: {reached}"
+    );
     for Presence {
         peer,
         role: _,
@@ -187,6 +196,7 @@ mod tests {
         for part in [
             "slirp4netns: missing (not here)",
             "congestion control reno",
+            "on one core over veth: tcp-connect 40000 connections/s",
             "tcp-up, MTU 1500: throughput in Gbit/s, more is better",
             "pasta: 1 of 2 runs failed: pasta: it broke",
         ] {

@@ -6,6 +6,7 @@ use crate::facts::Facts;
 use crate::loadgen::Measured;
 use crate::metrics::Metric;
 use crate::presence::Presence;
+use crate::reach::Reached;
 
 /// All of a comparison.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -16,6 +17,8 @@ pub(crate) struct Report {
     pub(crate) seconds: f64,
     /// What the receivers of bulk streams do with the bytes.
     pub(crate) receivers: Receivers,
+    /// What the load generator reached by itself, over a veth pair with both ends on one core.
+    pub(crate) generator: Vec<Reached>,
     pub(crate) peers: Vec<Presence>,
     pub(crate) runs: Vec<Run>,
 }

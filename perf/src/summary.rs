@@ -189,6 +189,7 @@ pub(crate) mod tests {
     use crate::loadgen::Measured;
     use crate::loadgen::bulk::Bulk;
     use crate::presence::Presence;
+    use crate::reach::Reached;
     use crate::results::{Receivers, Run};
 
     fn sample(gbit_per_s: f64, engine_s: Option<f64>) -> End {
@@ -239,6 +240,15 @@ pub(crate) mod tests {
             rounds: 3,
             seconds: 1.0,
             receivers: Receivers::Discard,
+            generator: vec![Reached {
+                case: "tcp-connect".to_owned(),
+                metric: Metric {
+                    name: "rate".to_owned(),
+                    unit: "connections/s".to_owned(),
+                    better: Better::More,
+                    value: 40_000.0,
+                },
+            }],
             peers: vec![
                 presence("towpath", Role::Subject, None),
                 presence("pasta", Role::Rival, None),
