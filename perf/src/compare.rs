@@ -10,30 +10,26 @@ use std::fs;
 use std::hash::Hash;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 
-use crate::cases::{self, Case};
-use crate::cpu::{Machine, usage_of_tree};
+use crate::cases::{self, Case, Mtus};
 use crate::facts::Facts;
 use crate::failure::{Context, Failure, Outcome};
-use crate::loadgen::{Measured, parse_seconds};
-use crate::metrics::metrics;
+use crate::loadgen::parse_seconds;
+use crate::measure::Settings;
 use crate::peers::{self, Peer};
 use crate::presence::Presence;
+use crate::progress::Progress;
+use crate::reach;
 use crate::report::to_text;
-use crate::results::{Cpu, End, Receivers, Report, Run, Sample};
+use crate::results::{End, Receivers, Report};
 use crate::sandbox;
 use crate::summary::to_json;
-use crate::table::number;
-use crate::world::World;
 
-/// How long the machine is watched before a run.
-const WATCH: Duration = Duration::from_millis(200);
-/// What a client may take beyond the length of its load: connecting, stalls, the tail.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// What a run takes beside its load, about: watching, starting, waiting for the tail.
+const OVERHEAD: Duration = Duration::from_millis(800);
 /// The hidden option that tells the inner process from the outer one.
 const INSIDE: &str = "--inside";
 
@@ -45,34 +41,52 @@ pub(crate) struct Args {
         long,
         value_delimiter = ',',
         value_parser = PossibleValuesParser::new(peers::KNOWN),
-        default_value = "towpath,pasta,slirp4netns,veth,veth-no-offload,loopback"
+        default_value = "towpath,pasta,passt,slirp4netns,veth,veth-no-offload,loopback"
     )]
     peers: Vec<String>,
-    /// Loads to run
+    /// One more network, by description; may be given several times. See perf/README.md
     #[arg(
         long,
-        value_delimiter = ',',
-        value_parser = cases::parser(),
-        default_value = "tcp-up,tcp-down,tcp-rr,tcp-connect,tcp-idle"
+        value_name = "name=NAME,kind=netns|qemu|vpnkit|vhost-user,cmd=PROGRAM … {sock} {mtu} {netns}"
     )]
+    peer: Vec<Peer>,
+    /// Loads to run [default: those that show most, in some 20 minutes]
+    #[arg(long, value_delimiter = ',', value_parser = cases::parser())]
     cases: Vec<&'static Case>,
-    /// MTUs of the guest's link, in bytes
+    /// Two minutes: fewer cases, one round of one second, MTU 1500
+    #[arg(long)]
+    quick: bool,
+    /// MTUs of the guest's link, in bytes; cases with small packets run at the first alone
+    /// [default: 1500,65520]
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "1500,65520",
         value_parser = clap::value_parser!(u32).range(576..=65_520)
     )]
     mtu: Vec<u32>,
-    /// Runs of each peer in each case
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: u32,
-    /// Length of each load
-    #[arg(long, default_value = "4", value_parser = parse_seconds)]
-    seconds: Duration,
+    /// Runs of each peer in each case [default: 3]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// Length of each load [default: 2]
+    #[arg(long, value_parser = parse_seconds)]
+    seconds: Option<Duration>,
     /// Have the receivers of bulk streams copy the bytes, where else the kernel throws them away
     #[arg(long)]
     copy: bool,
+    /// Have the receivers of bulk streams check each byte; a changed one is a failed run
+    #[arg(long, conflicts_with = "copy")]
+    verify: bool,
+    /// Share of the machine in percent; a run during which others used more is made again
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(0..=100)
+    )]
+    other_load: u32,
+    /// How often a run is made at most because others used the machine
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    attempts: u32,
     /// TCP congestion control at guest and host, for engines' sockets as well
     #[arg(long, value_name = "NAME", default_value = "reno")]
     congestion: String,
@@ -98,15 +112,13 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     check_congestion(&args.congestion)?;
     let plan = Plan::new(args);
     fs::create_dir_all(&args.out).doing(format_args!("make {}", args.out.display()))?;
+    let settings = args.settings();
     let mut report = Report {
         facts: Facts::gather(&args.congestion),
-        rounds: args.rounds,
-        seconds: args.seconds.as_secs_f64(),
-        receivers: if args.copy {
-            Receivers::Copy
-        } else {
-            Receivers::Discard
-        },
+        rounds: plan.rounds,
+        seconds: settings.duration.as_secs_f64(),
+        receivers: settings.receivers,
+        generator: Vec::new(),
         peers: plan.peers.iter().map(Presence::of).collect(),
         runs: Vec::new(),
     };
@@ -115,10 +127,15 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     let present: Vec<&Peer> = present
         .filter_map(|(peer, here)| here.then_some(peer))
         .collect();
-    let jobs = jobs(&plan, &present, args.rounds);
-    for (done, &(mtu, case, round, peer)) in jobs.iter().enumerate() {
-        let run = one(args, mtu, case, round, peer);
-        progress(done + 1, jobs.len(), &run);
+    let jobs = jobs(&plan, &present);
+    let mut progress = Progress::new(jobs.len(), settings.duration + OVERHEAD);
+    progress.says("measuring the load generator by itself");
+    report.generator = reach::measure(&settings)?;
+    for &(mtu, case, round, peer) in &jobs {
+        let (case_name, peer_name) = (case.name, &peer.name);
+        progress.begins(&format!("{case_name} MTU {mtu} round {round} {peer_name}"));
+        let run = settings.run(peer, mtu, case, round);
+        progress.ended(&run);
         report.runs.push(run);
         // What has been measured is kept when a long comparison is broken off.
         write(args, &report)?;
@@ -139,6 +156,24 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     })
 }
 
+impl Args {
+    fn settings(&self) -> Settings {
+        Settings {
+            duration: self
+                .seconds
+                .unwrap_or(Duration::from_secs(if self.quick { 1 } else { 2 })),
+            congestion: self.congestion.clone(),
+            receivers: match (self.copy, self.verify) {
+                (_, true) => Receivers::Verify,
+                (true, false) => Receivers::Copy,
+                (false, false) => Receivers::Discard,
+            },
+            other_load_max: f64::from(self.other_load) / 100.0,
+            attempts_max: self.attempts,
+        }
+    }
+}
+
 /// Fails, with the names that would do, when the kernel has no such congestion control.
 fn check_congestion(name: &str) -> Outcome<()> {
     let path = "/proc/sys/net/ipv4/tcp_available_congestion_control";
@@ -156,11 +191,12 @@ fn check_congestion(name: &str) -> Outcome<()> {
 type Job<'a> = (u32, &'static Case, u32, &'a Peer);
 
 /// All runs in their order: the peers of one case right after one another.
-fn jobs<'a>(plan: &Plan, present: &[&'a Peer], rounds: u32) -> Vec<Job<'a>> {
+fn jobs<'a>(plan: &Plan, present: &[&'a Peer]) -> Vec<Job<'a>> {
     let mut jobs = Vec::new();
-    for &mtu in &plan.mtus {
-        for &case in &plan.cases {
-            for round in 1..=rounds {
+    for (index, &mtu) in plan.mtus.iter().enumerate() {
+        let cases = plan.cases.iter();
+        for &case in cases.filter(|case| index == 0 || case.mtus == Mtus::Each) {
+            for round in 1..=plan.rounds {
                 // A limit has no process whose memory could be watched.
                 let runs = present
                     .iter()
@@ -177,6 +213,7 @@ struct Plan {
     peers: Vec<Peer>,
     cases: Vec<&'static Case>,
     mtus: Vec<u32>,
+    rounds: u32,
 }
 
 impl Plan {
@@ -186,88 +223,23 @@ impl Plan {
         let known = names
             .into_iter()
             .filter_map(|name| Peer::known(name, &towpath));
+        let cases = match args.cases.as_slice() {
+            [] => cases::unnamed(args.quick),
+            named => named.to_vec(),
+        };
+        let mtus = match (args.mtu.as_slice(), args.quick) {
+            ([], false) => &[1500, 65_520][..],
+            ([], true) => &[1500],
+            (asked, _) => asked,
+        };
+        let all = known.chain(args.peer.iter().cloned());
         Plan {
-            peers: known.collect(),
-            cases: once_each(args.cases.iter().map(|case| (case.name, *case))),
-            mtus: once_each(args.mtu.iter().map(|mtu| (*mtu, *mtu))),
+            peers: once_each(all.map(|peer| (peer.name.clone(), peer))),
+            cases: once_each(cases.into_iter().map(|case| (case.name, case))),
+            mtus: once_each(mtus.iter().map(|mtu| (*mtu, *mtu))),
+            rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }),
         }
     }
-}
-
-fn one(args: &Args, mtu: u32, case: &Case, round: u32, peer: &Peer) -> Run {
-    let before = Machine::now();
-    thread::sleep(WATCH);
-    let load_before = Machine::now().load_since(before);
-    let end = World::build(peer, mtu, &args.congestion)
-        .and_then(|mut world| sample(&mut world, args, mtu, case))
-        .map_or_else(
-            |failure| End::Failed(failure.to_string()),
-            |sample| End::Measured(Box::new(sample)),
-        );
-    Run {
-        mtu,
-        case: case.name.to_owned(),
-        peer: peer.name.clone(),
-        round,
-        load_before,
-        end,
-    }
-}
-
-/// Runs one load in a world that is ready.
-fn sample(world: &mut World, args: &Args, mtu: u32, case: &Case) -> Outcome<Sample> {
-    let engine = world.engine();
-    let usage = || engine.map(usage_of_tree);
-    let before = usage();
-    let machine_before = Machine::now();
-    let mut memory_peak = before.map(|usage| usage.memory_bytes);
-    let mut client = world.client(&case.client_args(args.seconds, mtu, args.copy))?;
-    let output = client.finish(args.seconds + PATIENCE, || {
-        if case.watches_memory() {
-            memory_peak = memory_peak.max(usage().map(|usage| usage.memory_bytes));
-        }
-    });
-    let machine_s = Machine::now().busy_since(machine_before).as_secs_f64();
-    let after = usage();
-    // An engine that died is the reason why the client failed.
-    world.check_engine()?;
-    let measured: Measured = serde_json::from_str(&output?).doing("read the client's result")?;
-    let engine_s = before
-        .zip(after)
-        .map(|(before, after)| after.cpu.saturating_sub(before.cpu).as_secs_f64());
-    let growth = before
-        .zip(memory_peak)
-        .map(|(before, peak)| peak.saturating_sub(before.memory_bytes));
-    let metrics = metrics(&measured, growth);
-    Ok(Sample {
-        client: measured,
-        metrics,
-        cpu: Cpu {
-            engine_s,
-            bridge_s: None,
-            machine_s,
-        },
-    })
-}
-
-/// One line per run, for whoever waits.
-fn progress(done: usize, total: usize, run: &Run) {
-    let Run {
-        mtu,
-        case,
-        peer,
-        round,
-        load_before: _,
-        end,
-    } = run;
-    let result = match end {
-        End::Failed(why) => format!("failed: {why}"),
-        End::Measured(sample) => match sample.metrics.first() {
-            Some(metric) => format!("{} {}", number(metric.value), metric.unit),
-            None => "done".to_owned(),
-        },
-    };
-    eprintln!("[{done}/{total}] {case} MTU {mtu} round {round} {peer}: {result}");
 }
 
 fn write(args: &Args, report: &Report) -> Outcome<()> {
@@ -306,10 +278,20 @@ mod tests {
     #[test]
     fn the_defaults_compare_everything_at_both_mtus() {
         let args = parse(&[]).unwrap();
-        assert_eq!(args.peers.len(), 6);
-        assert_eq!(args.mtu, [1500, 65_520]);
-        assert_eq!(args.cases.len(), 5);
         assert!(!args.inside);
+        let plan = Plan::new(&args);
+        assert_eq!((plan.peers.len(), plan.rounds), (7, 3));
+        assert_eq!(plan.mtus, [1500, 65_520]);
+        assert_eq!(plan.cases, cases::unnamed(false));
+    }
+
+    #[test]
+    fn quick_is_less_of_everything_and_what_is_said_goes_first() {
+        let plan = Plan::new(&parse(&["--quick"]).unwrap());
+        assert_eq!((plan.rounds, &*plan.mtus), (1, &[1500][..]));
+        assert_eq!(plan.cases, cases::unnamed(true));
+        let plan = Plan::new(&parse(&["--quick", "--rounds", "2", "--mtu", "9000"]).unwrap());
+        assert_eq!((plan.rounds, &*plan.mtus), (2, &[9000][..]));
     }
 
     #[test]
@@ -344,12 +326,19 @@ mod tests {
             "--peers",
             "pasta,veth,pasta",
             "--mtu",
-            "1500",
+            "1500,9000",
+            "--rounds",
+            "2",
         ]);
         let plan = Plan::new(&args.unwrap());
         let present: Vec<&Peer> = plan.peers.iter().collect();
-        let jobs = jobs(&plan, &present, 2);
-        let names = jobs
+        let jobs = jobs(&plan, &present);
+        assert!(
+            jobs[6..]
+                .iter()
+                .all(|(mtu, case, ..)| (*mtu, case.name) == (9000, "tcp-up"))
+        );
+        let names = jobs[..6]
             .iter()
             .map(|(_, case, round, peer)| (case.name, *round, &*peer.name));
         assert_eq!(

@@ -4,17 +4,22 @@
 //! starts them as programs and talks through sockets. `server` and `client` are the load generator;
 //! `compare` makes network namespaces, runs each network between them in turn and prints a table.
 
+mod bridge;
 mod cases;
 mod compare;
 mod cpu;
+mod describe;
 mod facts;
 mod failure;
 mod loadgen;
+mod measure;
 mod metrics;
 mod netns;
 mod peers;
 mod presence;
 mod program;
+mod progress;
+mod reach;
 mod report;
 mod results;
 mod sandbox;
@@ -43,6 +48,9 @@ enum Command {
     Client(loadgen::client::Args),
     /// Run the same loads through several networks in turn and print a table
     Compare(compare::Args),
+    /// Carry frames between a TAP and an engine's socket (started by `compare`)
+    #[command(hide = true)]
+    Bridge(bridge::Args),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +58,7 @@ fn main() -> ExitCode {
         Command::Server(args) => loadgen::server::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Client(args) => loadgen::client::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Compare(args) => compare::run(&args),
+        Command::Bridge(args) => bridge::run(&args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|failure| {
         eprintln!("towpath-perf: {failure}");

@@ -3,6 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::loadgen::Measured;
+use crate::loadgen::latency::Summary;
+
+/// Datagrams with less payload than this are counted rather than weighed, in bytes.
+const SMALL: u32 = 512;
 
 /// Whether more or less of something is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +30,7 @@ pub(crate) struct Metric {
 pub(crate) enum Work {
     /// Payload, in GiB.
     Gib(f64),
-    /// Round trips or connections.
+    /// Round trips, connections or small packets.
     Operations(f64),
 }
 
@@ -36,12 +40,6 @@ pub(crate) enum Work {
 /// `memory_growth` is by how many bytes the engine's memory grew while the load ran.
 pub(crate) fn metrics(measured: &Measured, memory_growth: Option<u64>) -> Vec<Metric> {
     use Better::{Less, More};
-    let metric = |name: &str, unit: &str, better, value| Metric {
-        name: name.to_owned(),
-        unit: unit.to_owned(),
-        better,
-        value,
-    };
     match measured {
         Measured::BulkUp(bulk) | Measured::BulkDown(bulk) => {
             let mut all = vec![metric("throughput", "Gbit/s", More, bulk.gbit_per_s)];
@@ -51,21 +49,51 @@ pub(crate) fn metrics(measured: &Measured, memory_growth: Option<u64>) -> Vec<Me
             }
             all
         }
-        Measured::Rr(trips) => vec![
-            metric("p50", "µs", Less, trips.latency.p50_us),
-            metric("p99", "µs", Less, trips.latency.p99_us),
-            metric("lost", "", Less, trips.lost as f64),
-        ],
-        Measured::Connect(connects) => vec![
-            metric("rate", "connections/s", More, connects.per_s),
-            metric("p50", "µs", Less, connects.latency.p50_us),
-            metric("p99", "µs", Less, connects.latency.p99_us),
-            metric("failed", "", Less, connects.failed as f64),
-        ],
-        Measured::Udp(datagrams) => vec![
-            metric("arrived", "Gbit/s", More, datagrams.gbit_per_s),
-            metric("loss", "%", Less, datagrams.loss_percent),
-        ],
+        Measured::Rr(trips) => {
+            let mut all = latencies(&trips.latency);
+            if trips.rate.is_some() {
+                // What a paced load is for is its tail.
+                all.swap(0, 1);
+            }
+            if let Some(late) = trips.timer_late_p99_us {
+                all.push(metric("timer late p99", "µs", Less, late));
+            }
+            all.push(metric("lost", "", Less, trips.lost as f64));
+            all
+        }
+        Measured::Connect(connects) => {
+            let mut all = vec![metric("rate", "connections/s", More, connects.per_s)];
+            all.extend(latencies(&connects.latency));
+            all.push(metric("failed", "", Less, connects.failed as f64));
+            all
+        }
+        Measured::Udp(datagrams) => {
+            let mut all = vec![
+                metric("goodput", "Gbit/s", More, datagrams.gbit_per_s),
+                metric("arrived", "packets/s", More, datagrams.per_s),
+                metric("loss", "%", Less, datagrams.loss_percent),
+            ];
+            if datagrams.size < SMALL {
+                all.swap(0, 1);
+            }
+            all
+        }
+        Measured::Mix(mix) => {
+            let mut all = latencies(&mix.trips.latency);
+            all.swap(0, 1);
+            all.push(metric("throughput", "Gbit/s", More, mix.bulk.gbit_per_s));
+            if let Some(late) = mix.trips.timer_late_p99_us {
+                all.push(metric("timer late p99", "µs", Less, late));
+            }
+            all
+        }
+        Measured::Objects(objects) => {
+            let mut all = vec![metric("rate", "objects/s", More, objects.per_s)];
+            all.extend(latencies(&objects.latency));
+            all.push(metric("throughput", "Gbit/s", More, objects.gbit_per_s));
+            all
+        }
+        Measured::Start { ms } => vec![metric("start-up", "ms", Less, *ms)],
         Measured::Idle(idle) => memory_growth.map_or_else(Vec::new, |growth| {
             let kib = growth as f64 / 1024.0 / f64::from(idle.opened.max(1));
             vec![
@@ -77,6 +105,27 @@ pub(crate) fn metrics(measured: &Measured, memory_growth: Option<u64>) -> Vec<Me
     }
 }
 
+fn metric(name: &str, unit: &str, better: Better, value: f64) -> Metric {
+    Metric {
+        name: name.to_owned(),
+        unit: unit.to_owned(),
+        better,
+        value,
+    }
+}
+
+/// Median first, then the tail.
+fn latencies(summary: &Summary) -> Vec<Metric> {
+    [
+        ("p50", summary.p50_us),
+        ("p99", summary.p99_us),
+        ("p99.9", summary.p999_us),
+        ("max", summary.max_us),
+    ]
+    .map(|(name, us)| metric(name, "µs", Better::Less, us))
+    .to_vec()
+}
+
 /// What the run's CPU time is divided by; `None` where that says nothing.
 pub(crate) fn work(measured: &Measured) -> Option<Work> {
     const GIB: f64 = (1u64 << 30) as f64;
@@ -84,12 +133,19 @@ pub(crate) fn work(measured: &Measured) -> Option<Work> {
         Measured::BulkUp(bulk) | Measured::BulkDown(bulk) => {
             Some(Work::Gib(bulk.bytes as f64 / GIB))
         }
+        Measured::Udp(datagrams) if datagrams.size < SMALL => {
+            Some(Work::Operations(datagrams.received as f64))
+        }
         Measured::Udp(datagrams) => Some(Work::Gib(
             datagrams.gbit_per_s * 1e9 / 8.0 * datagrams.seconds / GIB,
         )),
         Measured::Rr(trips) => Some(Work::Operations(trips.count as f64)),
         Measured::Connect(connects) => Some(Work::Operations(connects.count as f64)),
-        Measured::Idle(_) => None,
+        Measured::Mix(mix) => Some(Work::Gib(mix.bulk.bytes as f64 / GIB)),
+        Measured::Objects(objects) => {
+            Some(Work::Gib(objects.count as f64 * objects.size as f64 / GIB))
+        }
+        Measured::Idle(_) | Measured::Start { .. } => None,
     }
 }
 
@@ -116,13 +172,36 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loadgen::Direction;
     use crate::loadgen::idle::Idle;
+    use crate::loadgen::udp::Datagrams;
 
     #[test]
     fn cpu_time_is_per_gib_or_operation() {
         assert_eq!(Work::Gib(2.0).cost(1.0), Some(0.5));
         assert_eq!(Work::Operations(1000.0).cost(0.5), Some(500.0));
         assert_eq!(Work::Gib(0.0).cost(0.5), None);
+    }
+
+    #[test]
+    fn small_datagrams_are_counted_and_large_ones_weighed() {
+        let measured = |size| {
+            Measured::Udp(Datagrams {
+                direction: Direction::Up,
+                size,
+                rate: 0,
+                sent: 2000,
+                received: 1000,
+                loss_percent: 50.0,
+                seconds: 1.0,
+                gbit_per_s: 8.0,
+                per_s: 1000.0,
+            })
+        };
+        assert_eq!(metrics(&measured(64), None)[0].name, "arrived");
+        assert_eq!(work(&measured(64)), Some(Work::Operations(1000.0)));
+        assert_eq!(metrics(&measured(1400), None)[0].name, "goodput");
+        assert!(matches!(work(&measured(1400)), Some(Work::Gib(_))));
     }
 
     #[test]

@@ -4,9 +4,13 @@
 //! command line with places to fill in. The ones that are known here are made of the same words
 //! as those that a user describes.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::bridge::Framing;
+use crate::world::{HOST_ADDRESS, HOST_GATEWAY};
 
 /// One way from the guest to the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,11 +39,19 @@ pub(crate) enum Role {
 }
 
 /// How the guest is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Link {
     /// The engine makes a TAP in the guest's namespace and sets it up.
     Netns,
+    /// The engine takes frames from a unix stream socket; a bridge of ours has the TAP.
+    Socket {
+        framing: Framing,
+        /// The guest's address with its prefix length, and its gateway.
+        address: String,
+        gateway: Ipv4Addr,
+    },
+    /// The engine shares memory with a virtual machine, which is not to be had here.
+    VhostUser,
     /// A veth pair; without segmentation and receive offloads each frame is at most an MTU.
     Veth { offloads: bool },
     /// No link at all: client and server in one namespace.
@@ -47,9 +59,10 @@ pub(crate) enum Link {
 }
 
 /// The names of the peers that are known here, in the order in which they run.
-pub(crate) const KNOWN: [&str; 6] = [
+pub(crate) const KNOWN: [&str; 7] = [
     "towpath",
     "pasta",
+    "passt",
     "slirp4netns",
     "veth",
     "veth-no-offload",
@@ -74,6 +87,17 @@ impl Peer {
                     "pasta --config-net --foreground --mtu {mtu} -t none -u none -T none -U none \
                      --netns {netns}",
                 ),
+                Some("passt"),
+            ),
+            // It gives its guest the host's address.
+            "passt" => (
+                Role::Rival,
+                Link::Socket {
+                    framing: Framing::Qemu,
+                    address: HOST_ADDRESS.to_owned(),
+                    gateway: HOST_GATEWAY,
+                },
+                words("passt --foreground --mtu {mtu} -t none -u none --socket {sock}"),
                 Some("passt"),
             ),
             "slirp4netns" => (
@@ -102,9 +126,17 @@ impl Peer {
     }
 
     /// The engine's command line with these values filled in; `None` for the limits.
-    pub(crate) fn fill_in(&self, netns: &Path, mtu: u32) -> Option<Vec<String>> {
-        let (netns, mtu) = (netns.to_string_lossy(), mtu.to_string());
-        let fill = |word: &String| word.replace("{netns}", &netns).replace("{mtu}", &mtu);
+    pub(crate) fn fill_in(&self, netns: &Path, socket: &Path, mtu: u32) -> Option<Vec<String>> {
+        let (netns, socket, mtu) = (
+            netns.to_string_lossy(),
+            socket.to_string_lossy(),
+            mtu.to_string(),
+        );
+        let fill = |word: &String| {
+            word.replace("{netns}", &netns)
+                .replace("{sock}", &socket)
+                .replace("{mtu}", &mtu)
+        };
         (!self.command.is_empty()).then(|| self.command.iter().map(fill).collect())
     }
 }
@@ -142,11 +174,16 @@ mod tests {
     fn engines_get_the_guest_and_the_mtu() {
         for name in KNOWN {
             let peer = Peer::known(name, Path::new("tp")).unwrap();
-            let Some(command) = peer.fill_in(Path::new("/ns/guest"), 65_520) else {
+            let (netns, socket) = (Path::new("/ns/guest"), Path::new("/s.sock"));
+            let Some(command) = peer.fill_in(netns, socket, 65_520) else {
                 assert!(peer.is_limit());
                 continue;
             };
-            assert!(command.contains(&"/ns/guest".to_owned()), "{command:?}");
+            let guest = match peer.link {
+                Link::Netns => "/ns/guest",
+                _ => "/s.sock",
+            };
+            assert!(command.contains(&guest.to_owned()), "{command:?}");
             assert!(command.contains(&"65520".to_owned()), "{command:?}");
         }
     }

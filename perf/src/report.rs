@@ -23,6 +23,13 @@ pub(crate) fn to_text(report: &Report) -> String {
         .iter()
         .map(|row| row.load_before_max)
         .fold(0.0, f64::max);
+    let repeats: u32 = rows.iter().map(|row| row.repeats).sum();
+    if repeats > 0 {
+        let _ = writeln!(
+            text,
+            "\n{repeats} runs were made again because others used the machine meanwhile."
+        );
+    }
     if load > LOAD_MAX {
         let percent = number(load * 100.0);
         let _ = writeln!(
@@ -55,6 +62,15 @@ fn head(report: &Report) -> String {
             Receivers::Copy => "copy",
             Receivers::Verify => "verify",
         },
+    );
+    let reached = report.generator.iter().map(|reached| {
+        let (case, metric) = (&reached.case, &reached.metric);
+        format!("{case} {} {}", number(metric.value), metric.unit)
+    });
+    let reached = reached.collect::<Vec<_>>().join(", ");
+    let _ = writeln!(
+        text,
+        "load generator alone, both ends on one core over veth: {reached}"
     );
     for Presence {
         peer,
@@ -114,7 +130,7 @@ fn group_text(rows: &[Row]) -> String {
             format!("machine CPU {unit}").trim_end().to_owned(),
             Align::Right,
         ),
-        ("load before".to_owned(), Align::Right),
+        ("others before/during".to_owned(), Align::Right),
         ("also".to_owned(), Align::Left),
     ];
     let mut table = Table::new(columns);
@@ -134,7 +150,11 @@ fn group_text(rows: &[Row]) -> String {
             or_dash(row.engine_cost.map(|cost| cost.median)),
             or_dash(row.bridge_cost.map(|cost| cost.median)),
             or_dash(row.machine_cost.map(|cost| cost.median)),
-            format!("{} %", (row.load_before_max * 100.0).round()),
+            format!(
+                "{:.0}/{:.0} %",
+                row.load_before_max * 100.0,
+                row.other_load_max * 100.0
+            ),
             also.join(", "),
         ]);
         if let Some(why) = row.failures.first() {
@@ -176,6 +196,7 @@ mod tests {
         for part in [
             "slirp4netns: missing (not here)",
             "congestion control reno",
+            "on one core over veth: tcp-connect 40000 connections/s",
             "tcp-up, MTU 1500: throughput in Gbit/s, more is better",
             "pasta: 1 of 2 runs failed: pasta: it broke",
         ] {

@@ -6,6 +6,7 @@ use crate::facts::Facts;
 use crate::loadgen::Measured;
 use crate::metrics::Metric;
 use crate::presence::Presence;
+use crate::reach::Reached;
 
 /// All of a comparison.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -16,6 +17,8 @@ pub(crate) struct Report {
     pub(crate) seconds: f64,
     /// What the receivers of bulk streams do with the bytes.
     pub(crate) receivers: Receivers,
+    /// What the load generator reached by itself, over a veth pair with both ends on one core.
+    pub(crate) generator: Vec<Reached>,
     pub(crate) peers: Vec<Presence>,
     pub(crate) runs: Vec<Run>,
 }
@@ -44,6 +47,8 @@ pub(crate) struct Run {
     pub(crate) round: u32,
     /// Share of the machine that others used just before, 0 to 1.
     pub(crate) load_before: f64,
+    /// How often it was run, because others used too much of the machine meanwhile; from 1.
+    pub(crate) attempts: u32,
     #[serde(flatten)]
     pub(crate) end: End,
 }
@@ -63,6 +68,11 @@ pub(crate) struct Sample {
     /// The first one is what is compared.
     pub(crate) metrics: Vec<Metric>,
     pub(crate) cpu: Cpu,
+    /// Share of the machine that others used meanwhile, 0 to 1.
+    pub(crate) other_load: f64,
+    /// From the start of the engine until a first byte had gone both ways, in milliseconds; for the
+    /// limits, which have no engine, the time of a first connection.
+    pub(crate) start_ms: f64,
 }
 
 /// CPU time while the client ran, in seconds.
@@ -72,6 +82,8 @@ pub(crate) struct Cpu {
     pub(crate) engine_s: Option<f64>,
     /// Of the process between the guest's TAP and the engine's socket; `None` where there is none.
     pub(crate) bridge_s: Option<f64>,
+    /// Of both ends of the load.
+    pub(crate) generator_s: f64,
     /// Of the whole machine.
     pub(crate) machine_s: f64,
 }

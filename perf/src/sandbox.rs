@@ -26,6 +26,8 @@ use crate::failure::{Context, Outcome};
 
 /// The directory that belongs to this run alone.
 pub(crate) const DIRECTORY: &str = "/dev/shm";
+/// The `/proc` of the place where we were started; it shows what else runs there.
+pub(crate) const OUTSIDE_PROC: &str = "/dev/shm/proc-outside";
 /// This program, also when its file has been replaced since it started.
 pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
 
@@ -72,7 +74,6 @@ pub(crate) fn enter() -> Outcome<()> {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
         .doing("keep our mounts to ourselves")?;
     let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "/proc", Some("proc"), safe, NONE).doing("mount /proc")?;
     mount(
         Some("tmpfs"),
         DIRECTORY,
@@ -80,5 +81,15 @@ pub(crate) fn enter() -> Outcome<()> {
         safe,
         Some("mode=0755"),
     )
-    .doing(format_args!("mount a tmpfs over {DIRECTORY}"))
+    .doing(format_args!("mount a tmpfs over {DIRECTORY}"))?;
+    fs::create_dir(OUTSIDE_PROC).doing("make a directory")?;
+    mount(
+        Some("/proc"),
+        OUTSIDE_PROC,
+        NONE,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        NONE,
+    )
+    .doing("keep the outer /proc in sight")?;
+    mount(Some("proc"), "/proc", Some("proc"), safe, NONE).doing("mount /proc")
 }

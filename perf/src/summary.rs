@@ -35,9 +35,14 @@ pub(crate) struct Row {
     pub(crate) cost_unit: Option<String>,
     pub(crate) engine_cost: Option<Spread>,
     pub(crate) bridge_cost: Option<Spread>,
+    pub(crate) generator_cost: Option<Spread>,
     pub(crate) machine_cost: Option<Spread>,
     /// Share of the machine that others used just before a run, at most; 0 to 1.
     pub(crate) load_before_max: f64,
+    /// Share of the machine that others used during a run, at most; 0 to 1.
+    pub(crate) other_load_max: f64,
+    /// Runs that were made again because others used too much of the machine.
+    pub(crate) repeats: u32,
     pub(crate) runs: usize,
     pub(crate) failures: Vec<String>,
 }
@@ -101,8 +106,14 @@ fn row(report: &Report, mtu: u32, case: &str, peer: &str) -> Row {
         cost_unit: unit.map(str::to_owned),
         engine_cost: cost(|cpu| cpu.engine_s),
         bridge_cost: cost(|cpu| cpu.bridge_s),
+        generator_cost: cost(|cpu| Some(cpu.generator_s)),
         machine_cost: cost(|cpu| Some(cpu.machine_s)),
         load_before_max: runs().map(|run| run.load_before).fold(0.0, f64::max),
+        other_load_max: samples
+            .iter()
+            .map(|sample| sample.other_load)
+            .fold(0.0, f64::max),
+        repeats: runs().map(|run| run.attempts - 1).sum(),
         runs: runs().count(),
         failures,
     }
@@ -178,6 +189,7 @@ pub(crate) mod tests {
     use crate::loadgen::Measured;
     use crate::loadgen::bulk::Bulk;
     use crate::presence::Presence;
+    use crate::reach::Reached;
     use crate::results::{Receivers, Run};
 
     fn sample(gbit_per_s: f64, engine_s: Option<f64>) -> End {
@@ -194,12 +206,15 @@ pub(crate) mod tests {
         let cpu = Cpu {
             engine_s,
             bridge_s: None,
+            generator_s: 1.0,
             machine_s: 2.0,
         };
         End::Measured(Box::new(Sample {
             client,
             metrics,
             cpu,
+            other_load: 0.02,
+            start_ms: 5.0,
         }))
     }
 
@@ -211,6 +226,7 @@ pub(crate) mod tests {
             peer: peer.to_owned(),
             round,
             load_before: 0.01,
+            attempts: 1,
             end,
         };
         let presence = |peer: &str, role, missing: Option<&str>| Presence {
@@ -224,6 +240,15 @@ pub(crate) mod tests {
             rounds: 3,
             seconds: 1.0,
             receivers: Receivers::Discard,
+            generator: vec![Reached {
+                case: "tcp-connect".to_owned(),
+                metric: Metric {
+                    name: "rate".to_owned(),
+                    unit: "connections/s".to_owned(),
+                    better: Better::More,
+                    value: 40_000.0,
+                },
+            }],
             peers: vec![
                 presence("towpath", Role::Subject, None),
                 presence("pasta", Role::Rival, None),

@@ -15,10 +15,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::bridge::Framing;
 use crate::failure::{Context, Failure, Outcome};
 use crate::netns::NetNs;
 use crate::peers::{Link, Peer};
@@ -29,8 +31,18 @@ use crate::sandbox;
 pub(crate) const SERVER: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), 5201);
 
+/// TCP ports that the server listens at, from that one upwards: so many that the local ports for
+/// connections to one of them do not run out within a run.
+pub(crate) const SERVER_PORTS: u16 = 64;
+/// The host's own address on its uplink, and the gateway there: what an engine gives its guest when it
+/// copies the host's.
+pub(crate) const HOST_ADDRESS: &str = "198.18.1.2/24";
+pub(crate) const HOST_GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 254);
+
 /// How long a network may take until the first byte has gone both ways.
 const READY: Duration = Duration::from_secs(10);
+/// Pause between two attempts: the resolution of the time that a start takes.
+const PAUSE: Duration = Duration::from_millis(1);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_millis(300);
 
@@ -41,12 +53,14 @@ const OFFLOADS: [&str; 6] = ["tso", "off", "gso", "off", "gro", "off"];
 #[derive(Debug)]
 pub(crate) struct World {
     // In the order in which they are to end.
+    bridge: Option<Program>,
     engine: Option<Program>,
     _server: Program,
     guest: NetNs,
     host: NetNs,
     client_at_host: bool,
     name: String,
+    ready_after: Duration,
 }
 
 impl World {
@@ -67,7 +81,7 @@ impl World {
         }
         host.ip("addr add 198.18.0.1/32 dev lo")?;
         match peer.link {
-            Link::Netns => uplink(&host)?,
+            Link::Netns | Link::Socket { .. } | Link::VhostUser => uplink(&host)?,
             Link::Veth { offloads } => {
                 veth(&host, &guest, mtu)?;
                 for netns in [&host, &guest].iter().filter(|_| !offloads) {
@@ -78,8 +92,11 @@ impl World {
         }
         let mut serve = Command::new(sandbox::THIS_PROGRAM);
         serve.args(["server", "--listen", &SERVER.to_string()]);
+        serve.args(["--ports", &SERVER_PORTS.to_string()]);
         let server = Program::start("server", &host, serve)?;
-        let engine = match peer.fill_in(guest.path(), mtu).as_deref() {
+        let started = Instant::now();
+        let socket = guest.path().with_extension("sock");
+        let engine = match peer.fill_in(guest.path(), &socket, mtu).as_deref() {
             Some([program, args @ ..]) => {
                 let mut command = Command::new(program);
                 command.args(args);
@@ -88,20 +105,34 @@ impl World {
             _ => None,
         };
         let mut world = World {
+            bridge: bridge(peer, &guest, &socket, mtu)?,
             engine,
             _server: server,
             guest,
             host,
             client_at_host: peer.link == Link::Loopback,
             name: peer.name.clone(),
+            ready_after: Duration::ZERO,
         };
         world.wait_ready()?;
+        world.ready_after = started.elapsed();
         Ok(world)
     }
 
     /// The engine's process id; `None` for the limits.
     pub(crate) fn engine(&self) -> Option<u32> {
         self.engine.as_ref().map(Program::pid)
+    }
+
+    /// The process id of the process between TAP and engine, where there is one.
+    pub(crate) fn bridge(&self) -> Option<u32> {
+        self.bridge.as_ref().map(Program::pid)
+    }
+
+    /// How long it took from the start of the engine until a byte had gone both ways; for the
+    /// limits, the time of a first connection.
+    pub(crate) fn ready_after(&self) -> Duration {
+        self.ready_after
     }
 
     /// Starts the load client where the guest is.
@@ -113,9 +144,10 @@ impl World {
         Program::start("client", self.client_side(), command)
     }
 
-    /// Fails when the engine has ended.
-    pub(crate) fn check_engine(&mut self) -> Outcome<()> {
-        self.engine.as_mut().map_or(Ok(()), Program::check_alive)
+    /// Fails when the engine or the bridge has ended.
+    pub(crate) fn check_alive(&mut self) -> Outcome<()> {
+        let mut programs = self.engine.iter_mut().chain(&mut self.bridge);
+        programs.try_for_each(Program::check_alive)
     }
 
     fn client_side(&self) -> &NetNs {
@@ -129,7 +161,7 @@ impl World {
     fn wait_ready(&mut self) -> Outcome<()> {
         let end = Instant::now() + READY;
         loop {
-            self.check_engine()?;
+            self.check_alive()?;
             match self
                 .client_side()
                 .enter(|| one_byte().doing("reach the server"))
@@ -144,10 +176,33 @@ impl World {
                         "{peer} carried nothing in {seconds} s: {failure}{words}"
                     )));
                 }
-                Err(_) => thread::sleep(Duration::from_millis(20)),
+                Err(_) => thread::sleep(PAUSE),
             }
         }
     }
+}
+
+/// The process between the guest's TAP and the socket of an engine that has one.
+fn bridge(peer: &Peer, guest: &NetNs, socket: &Path, mtu: u32) -> Outcome<Option<Program>> {
+    let Link::Socket {
+        framing,
+        address,
+        gateway,
+    } = &peer.link
+    else {
+        return Ok(None);
+    };
+    let kind = match framing {
+        Framing::Qemu => "qemu",
+        Framing::Vpnkit => "vpnkit",
+    };
+    let mut command = Command::new(sandbox::THIS_PROGRAM);
+    command
+        .args(["bridge", "--kind", kind, "--mtu", &mtu.to_string()])
+        .args(["--address", address, "--gateway", &gateway.to_string()])
+        .arg("--socket")
+        .arg(socket);
+    Program::start("bridge", guest, command).map(Some)
 }
 
 /// A byte to the server and back.
@@ -160,11 +215,13 @@ fn one_byte() -> std::io::Result<()> {
 
 /// An interface with an address and a default route that leads nowhere.
 fn uplink(host: &NetNs) -> Outcome<()> {
-    host.ip("link add eth0 type veth peer name nowhere\n\
-             addr add 198.18.1.2/24 dev eth0\n\
-             link set nowhere up\n\
-             link set eth0 up\n\
-             route add default via 198.18.1.254\n")
+    host.ip(&format!(
+        "link add eth0 type veth peer name nowhere\n\
+         addr add {HOST_ADDRESS} dev eth0\n\
+         link set nowhere up\n\
+         link set eth0 up\n\
+         route add default via {HOST_GATEWAY}\n"
+    ))
 }
 
 /// A pair with one end, `eth0`, on each side.

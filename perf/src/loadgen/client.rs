@@ -7,7 +7,10 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use super::session::{Kind, Receive, Session};
-use super::{Measured, bulk, connect, idle, parse_amount, parse_seconds, rr, socket, udp};
+use super::{
+    Direction, Measured, bulk, connect, idle, mix, objects, parse_amount, parse_seconds, rr,
+    socket, udp,
+};
 use crate::failure::{Context, Outcome};
 
 /// How long a connect may take.
@@ -37,6 +40,10 @@ enum Mode {
         /// What the bytes travel in
         #[arg(long, value_enum, default_value = "tcp")]
         transport: rr::Transport,
+        /// Round trips a second, each with a time at which it should begin [default: the next when
+        /// the last is back]
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        rate: Option<u64>,
         /// How long
         #[arg(long, default_value = "4", value_parser = parse_seconds)]
         seconds: Duration,
@@ -44,8 +51,11 @@ enum Mode {
     /// Connect, one byte each way, close
     Connect {
         /// Connections under way at a time
-        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         concurrency: u32,
+        /// Ports of the server that take turns, from that of --to upwards; as many as it listens at
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+        ports: u16,
         /// How long
         #[arg(long, default_value = "4", value_parser = parse_seconds)]
         seconds: Duration,
@@ -54,7 +64,7 @@ enum Mode {
     Udp {
         /// Which way
         #[arg(long, value_enum, default_value = "up")]
-        direction: udp::Direction,
+        direction: Direction,
         /// Bits of payload per second, such as 200M or 1G; 0 = as fast as it goes
         #[arg(long, default_value = "200M", value_parser = parse_amount)]
         rate: u64,
@@ -70,6 +80,28 @@ enum Mode {
         #[arg(long, default_value = "4", value_parser = parse_seconds)]
         seconds: Duration,
     },
+    /// Byte streams one way, and paced round trips on a connection beside them
+    Mix {
+        /// Which way the streams go
+        #[arg(long, value_enum, default_value = "up")]
+        direction: Direction,
+        /// Round trips a second
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        rate: u64,
+        #[command(flatten)]
+        bulk: StreamArgs,
+    },
+    /// Objects of one size, each over a connection of its own; --streams of them at a time
+    Objects {
+        /// Which way they go
+        #[arg(long, value_enum, default_value = "down")]
+        direction: Direction,
+        /// Bytes of one
+        #[arg(long, default_value = "1M", value_parser = parse_size)]
+        size: u64,
+        #[command(flatten)]
+        bulk: StreamArgs,
+    },
     /// Open connections and hold them
     Idle {
         /// How many
@@ -83,15 +115,21 @@ enum Mode {
 
 #[derive(Debug, clap::Args)]
 struct BulkArgs {
+    #[command(flatten)]
+    streams: StreamArgs,
+    /// Send this many bytes per stream, however long it takes
+    #[arg(long, value_parser = parse_amount, conflicts_with = "seconds")]
+    bytes: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+struct StreamArgs {
     /// Connections at once
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     streams: u32,
     /// How long
     #[arg(long, default_value = "4", value_parser = parse_seconds)]
     seconds: Duration,
-    /// Send this many bytes per stream, however long it takes
-    #[arg(long, value_parser = parse_amount, conflicts_with = "seconds")]
-    bytes: Option<u64>,
     /// Have the receiver copy what arrives, as most programs do, where else the kernel throws it
     /// away
     #[arg(long)]
@@ -116,6 +154,13 @@ impl Target {
     pub(crate) fn connect(&self) -> io::Result<TcpStream> {
         socket::connect(self.address, self.congestion.as_deref(), CONNECT)
     }
+
+    /// One more connection, to a port this much above the target's, which is not waited for.
+    pub(crate) fn begin_connect(&self, above: u16) -> io::Result<TcpStream> {
+        let mut address = self.address;
+        address.set_port(address.port().saturating_add(above));
+        socket::begin_connect(address, self.congestion.as_deref())
+    }
 }
 
 /// Runs the mode and prints what it measured.
@@ -128,21 +173,37 @@ pub(crate) fn run(args: &Args) -> Outcome<()> {
         congestion: args.congestion.clone(),
     };
     let measured = match &args.mode {
-        Mode::BulkUp(bulk) => Measured::BulkUp(bulk::run(
-            &target,
-            bulk.session(Kind::BulkUp),
-            bulk.streams,
-        )?),
-        Mode::BulkDown(bulk) => Measured::BulkDown(bulk::run(
-            &target,
-            bulk.session(Kind::BulkDown),
-            bulk.streams,
-        )?),
-        Mode::Rr { transport, seconds } => Measured::Rr(rr::run(&target, *transport, *seconds)?),
+        Mode::BulkUp(bulk) => Measured::BulkUp(bulk.run(&target, Kind::BulkUp)?),
+        Mode::BulkDown(bulk) => Measured::BulkDown(bulk.run(&target, Kind::BulkDown)?),
+        Mode::Rr {
+            transport,
+            rate,
+            seconds,
+        } => Measured::Rr(rr::run(&target, *transport, *rate, *seconds)?),
+        Mode::Mix {
+            direction,
+            rate,
+            bulk,
+        } => {
+            let session = bulk.session(bulk_kind(*direction));
+            Measured::Mix(mix::run(&target, session, bulk.streams, *rate)?)
+        }
+        Mode::Objects {
+            direction,
+            size,
+            bulk,
+        } => {
+            let session = Session {
+                amount: *size,
+                ..bulk.session(bulk_kind(*direction))
+            };
+            Measured::Objects(objects::run(&target, session, bulk.streams)?)
+        }
         Mode::Connect {
             concurrency,
+            ports,
             seconds,
-        } => Measured::Connect(connect::run(&target, *concurrency, *seconds)?),
+        } => Measured::Connect(connect::run(&target, *ports, *concurrency, *seconds)?),
         Mode::Udp {
             direction,
             rate,
@@ -150,8 +211,8 @@ pub(crate) fn run(args: &Args) -> Outcome<()> {
             seconds,
         } => {
             let kind = match direction {
-                udp::Direction::Up => Kind::UdpUp,
-                udp::Direction::Down => Kind::UdpDown,
+                Direction::Up => Kind::UdpUp,
+                Direction::Down => Kind::UdpDown,
             };
             let (size, duration, amount) = (*size, *seconds, *rate);
             let session = Session {
@@ -176,7 +237,33 @@ pub(crate) fn run(args: &Args) -> Outcome<()> {
     Ok(())
 }
 
+/// Parses the size of an object, which has at least one byte.
+fn parse_size(text: &str) -> Result<u64, String> {
+    match parse_amount(text)? {
+        0 => Err("an object has at least one byte".to_owned()),
+        size => Ok(size),
+    }
+}
+
+fn bulk_kind(direction: Direction) -> Kind {
+    match direction {
+        Direction::Up => Kind::BulkUp,
+        Direction::Down => Kind::BulkDown,
+    }
+}
+
 impl BulkArgs {
+    fn run(&self, target: &Target, kind: Kind) -> Outcome<bulk::Bulk> {
+        let session = Session {
+            amount: self.bytes.unwrap_or(0),
+            ..self.streams.session(kind)
+        };
+        bulk::run(target, session, self.streams.streams)
+    }
+}
+
+impl StreamArgs {
+    /// A session that ends with its duration.
     fn session(&self, kind: Kind) -> Session {
         let receive = match (self.verify, self.copy) {
             (true, _) => Receive::Verify,
@@ -189,7 +276,7 @@ impl BulkArgs {
             size: 0,
             seed: self.seed,
             duration: self.seconds,
-            amount: self.bytes.unwrap_or(0),
+            amount: 0,
         }
     }
 }

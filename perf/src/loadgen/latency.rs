@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// Longest latency that is told apart; longer ones count as this.
 const LONGEST: Duration = Duration::from_secs(60);
+/// Points of a curve for each halving of the distance to 1.
+const CURVE_TICKS: u32 = 5;
 
 /// A histogram of latencies with three significant digits.
 #[derive(Debug)]
@@ -23,6 +25,16 @@ pub(crate) struct Summary {
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
     pub(crate) max_us: f64,
+    /// The distribution: rising quantiles, closer together towards 1.
+    pub(crate) curve: Vec<Point>,
+}
+
+/// A point of a distribution.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Point {
+    /// The share of all latencies that are at most this long, 0 to 1.
+    pub(crate) quantile: f64,
+    pub(crate) us: f64,
 }
 
 impl Latencies {
@@ -61,7 +73,16 @@ impl Latencies {
             p99_us: at(0.99),
             p999_us: at(0.999),
             max_us: self.nanos.max() as f64 / 1e3,
+            curve: self.curve(),
         })
+    }
+
+    fn curve(&self) -> Vec<Point> {
+        let points = self.nanos.iter_quantiles(CURVE_TICKS).map(|value| Point {
+            quantile: value.quantile(),
+            us: value.value_iterated_to() as f64 / 1e3,
+        });
+        points.collect()
     }
 }
 
@@ -88,6 +109,12 @@ mod tests {
         ] {
             assert!((got - want).abs() / want < 0.002, "{got} for {want}");
         }
+        let curve = summary.curve;
+        assert!((20..200).contains(&curve.len()), "{}", curve.len());
+        assert!(curve.is_sorted_by(|one, next| one.quantile <= next.quantile && one.us <= next.us));
+        let last = curve.last().unwrap();
+        assert_eq!(last.quantile, 1.0);
+        assert!((last.us - 1000.0).abs() < 2.0, "{last:?}");
     }
 
     #[test]

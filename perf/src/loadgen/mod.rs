@@ -5,15 +5,18 @@
 //! fixed header), any other byte is echoed, and so is all that follows it. On UDP the same port
 //! echoes every datagram.
 //!
-//! Threads are plain and sockets block, so that the generator costs little and does nothing clever:
-//! one thread per bulk stream, one epoll thread for all echo connections. Whoever receives does the
+//! Threads are plain and sockets block where that costs little: one thread per bulk stream. All echo
+//! connections are one epoll thread's, and so are all short connections. Whoever receives does the
 //! counting, because bytes that are merely sent may still sit in a queue.
 
 pub(crate) mod bulk;
+pub(crate) mod burst;
 pub(crate) mod client;
 pub(crate) mod connect;
 pub(crate) mod idle;
 pub(crate) mod latency;
+pub(crate) mod mix;
+pub(crate) mod objects;
 pub(crate) mod pattern;
 pub(crate) mod rr;
 pub(crate) mod server;
@@ -41,6 +44,25 @@ pub(crate) enum Measured {
     Udp(udp::Datagrams),
     /// Connections that were held open.
     Idle(idle::Idle),
+    /// Round trips beside bulk streams.
+    Mix(mix::Mix),
+    /// Objects over connections of their own.
+    Objects(objects::Objects),
+    /// No load at all: how long it took until a byte had gone both ways.
+    Start {
+        /// In milliseconds.
+        ms: f64,
+    },
+}
+
+/// Which way a load goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Direction {
+    /// Client to server.
+    Up,
+    /// Server to client.
+    Down,
 }
 
 /// Parses a positive number of seconds, such as `4` or `0.5`, of at most one day.

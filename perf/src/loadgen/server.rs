@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 
 use rustix::event::epoll;
+use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::session::{HEADER_BYTES, Kind, MAGIC, Session};
@@ -20,8 +21,9 @@ const BACKLOG: i32 = 4096;
 const EVENTS: usize = 256;
 /// Connections accepted before the others are looked at again.
 const ACCEPTS: usize = 64;
-/// The listener's mark among the epoll events; no descriptor has this number.
-const LISTENER: u64 = u64::MAX;
+/// Set in a listener's mark among the epoll events, beside its index; no descriptor has so high a
+/// number.
+const LISTENER: u64 = 1 << 63;
 /// Most that is echoed at a time, in bytes.
 const ECHO_BYTES: usize = 64 << 10;
 
@@ -31,6 +33,9 @@ pub(crate) struct Args {
     /// Address and port to listen at, TCP and UDP
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:5201")]
     listen: SocketAddr,
+    /// TCP ports to listen at, from that one upwards
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    ports: u16,
 }
 
 /// Serves until the process is killed.
@@ -39,12 +44,17 @@ pub(crate) struct Args {
 /// The address cannot be listened at, or the event loop broke.
 pub(crate) fn run(args: &Args) -> Outcome<()> {
     socket::raise_descriptor_limit();
-    let listener = listen(args.listen).doing(format_args!("listen at {}", args.listen))?;
-    let at = listener.local_addr().doing("ask for the address")?;
+    let mut listeners = Vec::new();
+    for above in 0..args.ports {
+        let mut at = args.listen;
+        at.set_port(at.port().saturating_add(above));
+        listeners.push(listen(at).doing(format_args!("listen at {at}"))?);
+    }
+    let at = listeners[0].local_addr().doing("ask for the address")?;
     let datagrams = socket::bind_udp(at).doing(format_args!("listen at {at} for datagrams"))?;
     println!("listening at {at}");
     thread::spawn(move || echo_datagrams(&datagrams));
-    EchoLoop::new(listener)
+    EchoLoop::new(listeners)
         .and_then(EchoLoop::run)
         .doing("serve")
 }
@@ -86,21 +96,23 @@ enum Next {
 
 struct EchoLoop {
     epoll: OwnedFd,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     /// By descriptor number, which is also the epoll mark.
     connections: HashMap<u64, Echo>,
     buffer: Vec<u8>,
 }
 
 impl EchoLoop {
-    fn new(listener: TcpListener) -> io::Result<EchoLoop> {
+    fn new(listeners: Vec<TcpListener>) -> io::Result<EchoLoop> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let mark = epoll::EventData::new_u64(LISTENER);
-        epoll::add(&epoll, &listener, mark, epoll::EventFlags::IN)?;
+        for (index, listener) in listeners.iter().enumerate() {
+            let mark = epoll::EventData::new_u64(LISTENER | index as u64);
+            epoll::add(&epoll, listener, mark, epoll::EventFlags::IN)?;
+        }
         let connections = HashMap::new();
         Ok(EchoLoop {
             epoll,
-            listener,
+            listeners,
             connections,
             buffer: vec![0; ECHO_BYTES],
         })
@@ -120,30 +132,25 @@ impl EchoLoop {
             }
             for event in &events {
                 match event.data.u64() {
-                    LISTENER => self.accept(),
+                    mark if mark & LISTENER != 0 => self.accept((mark ^ LISTENER) as usize),
                     mark => self.readable(mark),
                 }
             }
         }
     }
 
-    fn accept(&mut self) {
+    fn accept(&mut self, listener: usize) {
         for _ in 0..ACCEPTS {
             // An error is "none left", or that of one client or of our descriptors; none ends the
             // server.
-            let Ok((stream, _)) = self.listener.accept() else {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let Ok(stream) = rustix::net::accept_with(&self.listeners[listener], flags) else {
                 return;
             };
+            let stream = TcpStream::from(stream);
             let mark = stream.as_raw_fd() as u64;
             let data = epoll::EventData::new_u64(mark);
-            let added = stream.set_nonblocking(true).and_then(|()| {
-                Ok(epoll::add(
-                    &self.epoll,
-                    &stream,
-                    data,
-                    epoll::EventFlags::IN,
-                )?)
-            });
+            let added = epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN);
             if added.is_ok() {
                 self.connections.insert(
                     mark,
@@ -227,7 +234,7 @@ mod tests {
 
     use super::super::client::Target;
     use super::super::session::Receive;
-    use super::super::{connect, idle, rr};
+    use super::super::{connect, idle, mix, objects, rr};
     use super::*;
 
     /// A server on the loopback of the test, and the way to it.
@@ -236,7 +243,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let datagrams = socket::bind_udp(address).unwrap();
         thread::spawn(move || echo_datagrams(&datagrams));
-        thread::spawn(|| EchoLoop::new(listener).and_then(EchoLoop::run));
+        thread::spawn(|| EchoLoop::new(vec![listener]).and_then(EchoLoop::run));
         Target {
             address,
             congestion: None,
@@ -275,11 +282,32 @@ mod tests {
         let target = target();
         let duration = Duration::from_millis(50);
         for transport in [rr::Transport::Tcp, rr::Transport::Udp] {
-            let measured = rr::run(&target, transport, duration).unwrap();
+            let measured = rr::run(&target, transport, None, duration).unwrap();
             assert!(measured.count > 0 && measured.lost == 0, "{measured:?}");
         }
-        let measured = connect::run(&target, 4, duration).unwrap();
+        let measured = connect::run(&target, 1, 4, duration).unwrap();
         assert!(measured.count > 0 && measured.failed == 0, "{measured:?}");
+    }
+
+    #[test]
+    fn objects_arrive_whole_and_are_counted() {
+        let target = target();
+        for kind in [Kind::BulkUp, Kind::BulkDown] {
+            let measured = objects::run(&target, a_session(kind, 100_000), 3).unwrap();
+            assert!(measured.count > 0 && measured.size == 100_000);
+            assert_eq!(measured.latency.curve.last().unwrap().quantile, 1.0);
+        }
+    }
+
+    #[test]
+    fn round_trips_are_made_beside_a_stream() {
+        let measured = mix::run(&target(), a_session(Kind::BulkDown, 0), 2, 100).unwrap();
+        assert!(measured.bulk.bytes > 0 && measured.bulk.streams == 2);
+        assert!(measured.trips.count > 0 && measured.trips.rate == Some(100));
+        assert!(
+            measured.bulk.seconds > measured.trips.seconds,
+            "{measured:?}"
+        );
     }
 
     #[test]
@@ -320,8 +348,8 @@ mod tests {
         };
         let duration = Duration::from_millis(5);
         assert!(bulk::run(&target, a_session(Kind::BulkUp, 1), 2).is_err());
-        assert!(rr::run(&target, rr::Transport::Tcp, duration).is_err());
-        assert!(connect::run(&target, 2, duration).is_err());
+        assert!(rr::run(&target, rr::Transport::Tcp, None, duration).is_err());
+        assert!(connect::run(&target, 1, 2, duration).is_err());
         assert!(idle::run(&target, 2, duration).is_err());
     }
 }

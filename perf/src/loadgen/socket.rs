@@ -27,14 +27,7 @@ pub(crate) fn connect(
     timeout: Duration,
 ) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-    if let Some(name) = congestion {
-        socket
-            .set_tcp_congestion(name.as_bytes())
-            .map_err(|error| {
-                let text = format!("congestion control {name:?}: {error}");
-                io::Error::new(error.kind(), text)
-            })?;
-    }
+    set_congestion(&socket, congestion)?;
     socket.set_tcp_nodelay(true)?;
     // On Linux the send timeout bounds a blocking connect as well, with no further system call.
     socket.set_write_timeout(Some(timeout))?;
@@ -42,6 +35,31 @@ pub(crate) fn connect(
     socket.set_write_timeout(Some(STALL))?;
     socket.set_read_timeout(Some(STALL))?;
     Ok(socket.into())
+}
+
+/// Begins a TCP connection and does not wait for it: the socket becomes writable when it is made, or
+/// has failed. `congestion` as in [`connect`].
+pub(crate) fn begin_connect(to: SocketAddr, congestion: Option<&str>) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    set_congestion(&socket, congestion)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&to.into()) {
+        Err(error) if !is_under_way(&error) => Err(error),
+        _ => Ok(socket.into()),
+    }
+}
+
+fn set_congestion(socket: &Socket, name: Option<&str>) -> io::Result<()> {
+    let Some(name) = name else { return Ok(()) };
+    let set = socket.set_tcp_congestion(name.as_bytes());
+    set.map_err(|error| {
+        let text = format!("congestion control {name:?}: {error}");
+        io::Error::new(error.kind(), text)
+    })
+}
+
+fn is_under_way(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error())
 }
 
 /// A UDP socket that talks to `to` alone.
@@ -87,7 +105,7 @@ pub(crate) fn raise_descriptor_limit() {
 /// A blocking connect that ran into the send timeout says "in progress"; that is no help to a
 /// reader.
 fn name_a_timeout(error: io::Error) -> io::Error {
-    if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) {
+    if is_under_way(&error) {
         io::Error::new(io::ErrorKind::TimedOut, "no answer to the connect in time")
     } else {
         error

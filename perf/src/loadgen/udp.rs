@@ -1,9 +1,8 @@
 //! Datagrams at a rate, one way, and how many of them arrive.
 //!
-//! A TCP connection beside it carries the session's header, the port to use and the counts. The
-//! payload begins with the datagram's number (8 bytes, little-endian). Towards the client the first
-//! datagrams come from the client, so that an address translation on the way has a mapping for the
-//! answers.
+//! A TCP connection beside it carries the session's header, the port to use and the counts. Towards
+//! the client the first datagrams come from the client, so that an address translation on the way
+//! has a mapping for the answers. How datagrams are sent and counted is in [`super::burst`].
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -11,16 +10,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::net::RecvFlags;
+use nix::errno::Errno;
+use nix::sys::prctl::set_timerslack;
 use serde::{Deserialize, Serialize};
 
+use super::Direction;
 use super::bulk::join;
+use super::burst::{Burst, Counter};
 use super::client::Target;
 use super::session::{Kind, Received, Session};
 use super::socket;
 use crate::failure::{Context, Failure, Outcome};
 
-/// Smallest payload: the number alone.
+/// Smallest payload, in bytes.
 pub(crate) const SIZE_MIN: u32 = 8;
 /// Largest payload of UDP over IPv4.
 pub(crate) const SIZE_MAX: u32 = 65_507;
@@ -33,16 +35,6 @@ const HELLO_WAIT: Duration = Duration::from_secs(3);
 const HELLOS: u32 = 3;
 /// A sender that is ahead of its rate sleeps at least this long, so that it does not spin.
 const NAP: Duration = Duration::from_micros(100);
-
-/// Which way the datagrams go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Direction {
-    /// Client to server.
-    Up,
-    /// Server to client.
-    Down,
-}
 
 /// What the datagrams came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,6 +52,8 @@ pub(crate) struct Datagrams {
     pub(crate) seconds: f64,
     /// Payload received.
     pub(crate) gbit_per_s: f64,
+    /// Datagrams received a second.
+    pub(crate) per_s: f64,
 }
 
 /// Runs one session at the client.
@@ -90,7 +84,7 @@ pub(crate) fn run(target: &Target, session: Session) -> Outcome<Datagrams> {
                 .send(&[0; SIZE_MIN as usize])
                 .doing("send the first datagram")?;
         }
-        let (report, received) = receive_until(&socket, || {
+        let (report, received) = receive_until(&socket, session.size, || {
             control.set_read_timeout(Some(session.duration + socket::STALL))?;
             let report = Received::read(&control);
             thread::sleep(TAIL);
@@ -108,7 +102,8 @@ pub(crate) fn serve(mut control: TcpStream, session: &Session) -> io::Result<()>
     control.write_all(&socket.local_addr()?.port().to_le_bytes())?;
     if session.kind == Kind::UdpUp {
         control.set_read_timeout(Some(session.duration + socket::STALL))?;
-        let (ended, received) = receive_until(&socket, || (&control).read_exact(&mut [0]));
+        let (ended, received) =
+            receive_until(&socket, session.size, || (&control).read_exact(&mut [0]));
         ended?;
         received?.write(&control)
     } else {
@@ -127,7 +122,9 @@ pub(crate) fn serve(mut control: TcpStream, session: &Session) -> io::Result<()>
 /// Sends at the session's rate for its duration; returns how many were handed to the kernel.
 fn send(socket: &UdpSocket, session: &Session) -> io::Result<u64> {
     let size = session.size.clamp(SIZE_MIN, SIZE_MAX);
-    let mut payload = vec![0x5a; size as usize];
+    let mut burst = Burst::new(socket, size as usize);
+    // The kernel may be as precise as it can; where it refuses, a nap is a little longer.
+    let _ = set_timerslack(1);
     let start = Instant::now();
     let mut sent = 0u64;
     loop {
@@ -135,15 +132,16 @@ fn send(socket: &UdpSocket, session: &Session) -> io::Result<u64> {
         if elapsed >= session.duration {
             return Ok(sent);
         }
-        if session.amount > 0 && sent >= due(elapsed, session.amount, size) {
+        let due = match session.amount {
+            0 => u64::MAX,
+            rate => due(elapsed, rate, size),
+        };
+        if sent >= due {
             thread::sleep(NAP);
             continue;
         }
-        payload[..8].copy_from_slice(&sent.to_le_bytes());
-        match socket.send(&payload) {
-            Ok(_) => sent += 1,
-            // A queue on the way was full: that datagram is lost, and it counts as sent.
-            Err(error) if error.raw_os_error() == Some(NO_BUFFERS) => sent += 1,
+        match burst.send(due - sent) {
+            Ok(handed_over) => sent += handed_over,
             // An ICMP error that came back; the datagram that it speaks of is already counted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
             Err(error) => return Err(error),
@@ -151,40 +149,40 @@ fn send(socket: &UdpSocket, session: &Session) -> io::Result<u64> {
     }
 }
 
-const NO_BUFFERS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();
-
 /// How many datagrams of `size` bytes a sender at `rate` bits/s has sent after `elapsed`; one at
 /// the start.
 fn due(elapsed: Duration, rate: u64, size: u32) -> u64 {
     1 + (elapsed.as_secs_f64() * rate as f64 / (f64::from(size) * 8.0)) as u64
 }
 
-/// Counts datagrams on another thread until `wait` returns.
-fn receive_until<T>(socket: &UdpSocket, wait: impl FnOnce() -> T) -> (T, io::Result<Received>) {
+/// Counts datagrams of `size` bytes on another thread until `wait` returns.
+fn receive_until<T>(
+    socket: &UdpSocket,
+    size: u32,
+    wait: impl FnOnce() -> T,
+) -> (T, io::Result<Received>) {
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
-        let counting = scope.spawn(|| receive(socket, &ended));
+        let counting = scope.spawn(|| receive(socket, size, &ended));
         let waited = wait();
         ended.store(true, Ordering::Relaxed);
         (waited, join(counting))
     })
 }
 
-fn receive(socket: &UdpSocket, ended: &AtomicBool) -> io::Result<Received> {
+fn receive(socket: &UdpSocket, size: u32, ended: &AtomicBool) -> io::Result<Received> {
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+    let mut counter = Counter::new(socket, size.clamp(SIZE_MIN, SIZE_MAX) as usize);
     let mut received = Received::default();
     let mut first = None;
-    let mut number = [0; SIZE_MIN as usize];
     while !ended.load(Ordering::Relaxed) {
-        // With MSG_TRUNC the length is the datagram's, however little of it is copied.
-        match rustix::net::recv(socket, &mut number[..], RecvFlags::TRUNC) {
-            Ok((_, length)) => {
+        match counter.take() {
+            Ok(taken) => {
                 received.elapsed = first.get_or_insert_with(Instant::now).elapsed();
-                received.bytes += length as u64;
-                received.datagrams += 1;
+                received.bytes += taken.bytes;
+                received.datagrams += taken.datagrams;
             }
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::CONNREFUSED) => {}
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNREFUSED) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -214,6 +212,7 @@ fn summarise(
         loss_percent: lost as f64 * 100.0 / sent as f64,
         seconds,
         gbit_per_s: received.bytes as f64 * 8.0 / 1e9 / seconds,
+        per_s: received.datagrams as f64 / seconds,
     })
 }
 
@@ -249,6 +248,7 @@ mod tests {
         let datagrams = summarise(Direction::Up, &session, 1000, &received).unwrap();
         assert_eq!(datagrams.loss_percent, 25.0);
         assert_eq!(datagrams.gbit_per_s, 0.006);
+        assert_eq!(datagrams.per_s, 750.0);
         assert!(summarise(Direction::Up, &session, 10, &Received::default()).is_err());
     }
 }
