@@ -17,13 +17,14 @@ impl FilledPool {
     ///
     /// What `mmap(2)` says.
     pub fn new(count: u16, buffer_bytes: u32) -> io::Result<FilledPool> {
-        Pool::new(count, buffer_bytes).map(FilledPool)
+        Pool::new(count, buffer_bytes, count).map(FilledPool)
     }
 
     /// Takes a free buffer, has its first `len` bytes (at most all) filled, and lends them. What
     /// `fill` leaves alone is what the buffer's last use left there, at first zeroes. `None` when all buffers are
     /// held; `fill` is not called then.
     pub fn lend(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> Option<Slice> {
+        self.0.collect_returned();
         let index = self.0.take_freed()?;
         let len = len.min(self.0.buffer_bytes() as usize);
         let base = self.0.address(index)?;
