@@ -60,6 +60,9 @@ const DOWNLOAD_MAX: u32 = 2 << 20;
 /// a time, more super-frames follow each other closely, and the guest's reader, which each time sleeps when
 /// it has read all, is woken less often; an interrupt for each second frame halved the rate.
 const DOWNLOAD_PARTS: u32 = 4;
+/// The most that one receive takes. A batch of the core is about as long, and other flows wait for it: with
+/// 1 MiB the rate is a fifth higher, but a round trip beside it takes 800 µs instead of 270.
+const RECEIVE_MAX: u32 = 256 << 10;
 /// Slices of one send (what the driver takes).
 const SEND_SLICES: usize = 64;
 /// Receives up to this size are appended to the buffer before them when there is room.
@@ -800,7 +803,8 @@ impl TcpFlow {
             return;
         }
         self.pending.receive = true;
-        driver.receive(socket, room, self.download.bytes() == 0, token);
+        let wait_first = self.download.bytes() == 0;
+        driver.receive(socket, room.min(RECEIVE_MAX), wait_first, token);
         if self.download_limit < DOWNLOAD_MAX && self.download.bytes() >= self.download_limit / 2 {
             self.download_limit *= 2;
         }

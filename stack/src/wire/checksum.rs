@@ -104,14 +104,13 @@ impl Sum {
 
 /// The sum of an address's words in native order: four bytes of IPv4, sixteen of IPv6.
 fn address_words(address: &Address) -> u64 {
-    let [words @ .., w] = [0, 4, 8, 12].map(|at| {
-        let o = address.octets();
-        u64::from(u32::from_ne_bytes([o[at], o[at + 1], o[at + 2], o[at + 3]]))
-    });
+    let octets = address.octets();
+    let (words, _) = octets.as_chunks::<4>();
+    let word = |at: usize| u64::from(u32::from_ne_bytes(words[at]));
     if address.is_v4() {
-        w
+        word(3)
     } else {
-        words.iter().sum::<u64>() + w
+        word(0) + word(1) + word(2) + word(3)
     }
 }
 
