@@ -25,7 +25,7 @@ use crate::progress::Progress;
 use crate::reach;
 use crate::report::to_text;
 use crate::results::{End, Receivers, Report};
-use crate::sandbox;
+use crate::sandbox::{self, Users};
 use crate::summary::to_json;
 
 /// What a run takes beside its load, about: watching, starting, waiting for the tail.
@@ -106,7 +106,7 @@ pub(crate) struct Args {
 /// The namespaces or the result files cannot be made.
 pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     if !args.inside {
-        return sandbox::run_inside(INSIDE);
+        return sandbox::run_inside(INSIDE, Users::Own);
     }
     sandbox::enter()?;
     check_congestion(&args.congestion)?;
