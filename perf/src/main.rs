@@ -51,6 +51,8 @@ enum Command {
     Client(loadgen::client::Args),
     /// Run the same loads through several networks in turn and print a table
     Compare(compare::Args),
+    /// Make the tables and the page of a comparison again from its results
+    Report(report::Args),
     /// Carry frames between a TAP and an engine's socket (started by `compare`)
     #[command(hide = true)]
     Bridge(bridge::Args),
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Server(args) => loadgen::server::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Client(args) => loadgen::client::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Bridge(args) => bridge::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Profile(args) => profile::run(&args),
         Command::Scale(args) => scale::run(&args),
