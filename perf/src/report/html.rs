@@ -26,7 +26,7 @@ const CPU_PARTS: [(&str, Color); 4] = [
     ("engine", plot::PEERS[0]),
     ("bridge", plot::PEERS[1]),
     ("generator", plot::LIMITS[0]),
-    ("rest", plot::LIMITS[1]),
+    ("rest", plot::REST),
 ];
 
 /// The page of a comparison, with what changed since an earlier one where there is one.

@@ -14,17 +14,17 @@ use crate::failure::{Context, Outcome};
 use crate::table::number;
 
 /// Width of every plot, in the SVG's pixels; the page scales it down where it is narrower.
-const WIDTH: u32 = 620;
+const WIDTH: u32 = 460;
 /// Height of a bar with its gap.
-const BAR: u32 = 30;
+const BAR: u32 = 28;
 /// Height of what is below and above the bars.
-const FRAME: u32 = 62;
+const FRAME: u32 = 56;
 /// Height of a plot with curves.
-const CURVES_HEIGHT: u32 = 300;
+const CURVES_HEIGHT: u32 = 290;
 /// Width of the names beside bars.
-const NAMES: u32 = 118;
+const NAMES: u32 = 120;
 /// Size of text.
-const TEXT: u32 = 13;
+const TEXT: u32 = 14;
 
 /// Stands for the page's text colour until the SVG is done.
 const INK: RGBColor = RGBColor(1, 1, 1);
@@ -50,6 +50,9 @@ pub(super) const LIMITS: [Color; 3] = [
     Color(0x9a, 0xa1, 0xa8),
     Color(0x62, 0x68, 0x70),
 ];
+
+/// For what is left when all else has its colour.
+pub(super) const REST: Color = Color(0xbd, 0xc4, 0xca);
 
 /// A bar from zero to a median, with the range around it.
 #[derive(Debug, Clone)]
@@ -159,13 +162,13 @@ pub(super) fn curves(unit: &str, curves: &[Curve]) -> Outcome<String> {
             .margin(8)
             .margin_right(24)
             .x_label_area_size(40)
-            .y_label_area_size(64)
+            .y_label_area_size(58)
             .build_cartesian_2d(0.0..right, (least * 0.8..most * 1.25).log_scale())?;
         chart
             .configure_mesh()
             .x_labels(right.ceil() as usize + 1)
             .x_label_formatter(&|nines| percentile(*nines))
-            .y_label_formatter(&|value| number(*value))
+            .y_label_formatter(&|value| tick(*value))
             .y_labels(8)
             .label_style(text())
             .axis_desc_style(text())
@@ -200,7 +203,7 @@ fn rows(unit: &str, rows: Vec<(String, Vec<Piece>)>) -> Outcome<String> {
             .margin_right(16)
             .x_label_area_size(40)
             .y_label_area_size(NAMES)
-            .build_cartesian_2d(0.0..right, (0..count).into_segmented())?;
+            .build_cartesian_2d(0.0..right, (0..(count - 1).max(0)).into_segmented())?;
         let name = |at: &SegmentValue<i32>| match at {
             SegmentValue::CenterOf(row) => {
                 // The axis goes up, and the first row is to be on top.
@@ -213,8 +216,8 @@ fn rows(unit: &str, rows: Vec<(String, Vec<Piece>)>) -> Outcome<String> {
         chart
             .configure_mesh()
             .disable_y_mesh()
-            .x_labels(6)
-            .x_label_formatter(&|value| number(*value))
+            .x_labels(5)
+            .x_label_formatter(&|value| tick(*value))
             .y_labels(rows.len())
             .y_label_formatter(&name)
             .label_style(text())
@@ -274,6 +277,12 @@ fn text() -> TextStyle<'static> {
     ("sans-serif", TEXT).into_font().color(&INK)
 }
 
+/// A number at an axis: no zeros at its end.
+fn tick(value: f64) -> String {
+    // What is left of a sum of steps in binary is far below a millionth.
+    ((value * 1e6).round() / 1e6).to_string()
+}
+
 /// 0.9 is 1, 0.99 is 2, and so on.
 fn nines(quantile: f64) -> f64 {
     -(1.0 - quantile).log10()
@@ -299,6 +308,14 @@ mod tests {
         ] {
             assert_eq!(percentile(nines(quantile)), text);
         }
+    }
+
+    #[test]
+    fn ticks_are_short() {
+        assert_eq!(
+            [0.0, 0.1 + 0.2, 50.0, 20_000.0].map(tick),
+            ["0", "0.3", "50", "20000"]
+        );
     }
 
     #[test]
