@@ -34,7 +34,10 @@ const CPU_PARTS: [(&str, Color); 4] = [
 /// # Errors
 /// A plot cannot be drawn.
 pub(crate) fn to_html(report: &Report, changes: Option<&Changes>) -> Outcome<String> {
-    let rows = rows(report);
+    let mut rows = rows(report);
+    let cases = cases(&rows);
+    // They ran MTU by MTU; here all MTUs of a case stand together.
+    rows.sort_by_key(|row| cases.iter().position(|case| *case == row.case));
     let page = Page {
         report,
         colors: colors(report),
@@ -98,8 +101,7 @@ impl Page<'_> {
             .to_string()
             .replace('T', " ");
         let (rounds, seconds) = (self.report.rounds, self.report.seconds);
-        let mut cases: Vec<&str> = self.rows.iter().map(|row| row.case.as_str()).collect();
-        cases.dedup();
+        let cases = cases(self.rows);
         html! {
             p.soft {
                 (started) ", " (kernel) ", " (cores) " processors (" (cpu) ")" br;
@@ -108,7 +110,7 @@ impl Page<'_> {
                 (rounds) " rounds of " (seconds) " s; receivers of bulk streams "
                 (notes::receivers(self.report.receivers)) " what arrives"
             }
-            nav { @for case in cases { a href={ "#" (case) } { (case) } } }
+            nav { @for case in &cases { a href={ "#" (case) } { (case) } } }
         }
     }
 
@@ -288,6 +290,17 @@ impl Page<'_> {
     }
 }
 
+/// The names of the cases, in the order in which they first ran.
+fn cases(rows: &[Row]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for row in rows {
+        if !names.contains(&row.case) {
+            names.push(row.case.clone());
+        }
+    }
+    names
+}
+
 /// A colour for each peer, the same in all plots.
 fn colors(report: &Report) -> HashMap<&str, Color> {
     let (mut peers, mut limits) = (plot::PEERS.iter().cycle(), plot::LIMITS.iter().cycle());
@@ -307,7 +320,13 @@ fn latencies(measured: &Measured) -> Option<&Latencies> {
     match measured {
         Measured::Rr(trips) => Some(&trips.latency),
         Measured::Connect(connects) => Some(&connects.latency),
-        _ => None,
+        Measured::Mix(mix) => Some(&mix.trips.latency),
+        Measured::Objects(objects) => Some(&objects.latency),
+        Measured::BulkUp(_)
+        | Measured::BulkDown(_)
+        | Measured::Udp(_)
+        | Measured::Idle(_)
+        | Measured::Start { .. } => None,
     }
 }
 
@@ -431,6 +450,7 @@ fn in_words(better: Better) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::Run;
     use crate::summary::tests::report;
 
     #[test]
@@ -456,6 +476,22 @@ mod tests {
             page.matches("http://www.w3.org/2000/svg").count()
         );
         assert!(!page.contains("What changed"));
+    }
+
+    #[test]
+    fn a_case_has_one_section_whatever_the_order_of_its_runs() {
+        let mut report = report();
+        let more = report.runs.clone().into_iter().flat_map(|run| {
+            let other = Run {
+                case: "tcp-down".to_owned(),
+                ..run.clone()
+            };
+            [other, Run { mtu: 65_520, ..run }]
+        });
+        report.runs.extend(more.collect::<Vec<_>>());
+        let page = to_html(&report, None).unwrap();
+        assert_eq!(page.matches("<h2 id=\"tcp-up\"").count(), 1);
+        assert_eq!(page.matches("<h3>MTU 65520").count(), 1);
     }
 
     #[test]

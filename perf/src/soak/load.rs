@@ -21,7 +21,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 const WORKERS: [&[&str]; 4] = [
     &["bulk-up --streams 2", "bulk-down --streams 2"],
     &["rr --transport tcp", "rr --transport udp"],
-    &["connect --concurrency 16", "idle --connections 200"],
+    &[
+        "connect --concurrency 16",
+        "idle --connections 200",
+        "objects --direction down --size 1M --streams 4",
+    ],
     &[
         "udp --direction up --rate 100M --size 1200",
         "udp --direction down --rate 100M --size 1200",
