@@ -105,7 +105,7 @@ fn is_pause(kind: ErrorKind) -> bool {
 
 impl Pcap {
     /// A file without frames: the 24-byte header.
-    pub(crate) fn new() -> Pcap {
+    fn new() -> Pcap {
         let mut bytes = Vec::new();
         bytes.extend(MAGIC_NANOSECONDS.to_ne_bytes());
         // Version 2.4.

@@ -1,39 +1,41 @@
 //! Instructions per frame, without noise: the recorded frames of the guest, played through the
 //! engine's core by `towpath-replay` with no kernel around it, under valgrind's `callgrind`.
 //!
-//! What the kernel does is not in it; it is the engine's own code alone, and the same number in
-//! every run. Starting the program takes instructions as well: they are counted with a file of no
-//! frames, and taken off.
+//! What the kernel does is not in it, nor the program's start, nor what it does in the kernel's
+//! place: callgrind counts only inside the function that plays the frames and outside its driver.
+//! That is the engine's own code alone, and the same number in every run.
 
-use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use super::pcap::Pcap;
 use crate::failure::{Context, Failure, Outcome};
 
 /// The program that plays frames, beside this one.
 const PROGRAM: &str = "towpath-replay";
 
+/// The functions at whose entry and exit callgrind begins and stops to count, or the other way
+/// round within the first.
+const COUNTED: [&str; 2] = ["*replay_frames*", "*ReplayDriver as *"];
+
 /// What a replay came to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Replay {
-    /// The guest's frames that were played.
-    pub(crate) frames: u64,
-    /// Their bytes.
-    pub(crate) bytes: u64,
-    /// Instructions that the frames took.
+    /// The guest's frames that were played, and those that the core answered with.
+    pub(crate) frames_in: u64,
+    pub(crate) frames_out: u64,
+    /// Instructions of the core.
     pub(crate) instructions: u64,
+    /// For each frame in and out.
     pub(crate) instructions_per_frame: f64,
 }
 
-/// The line of JSON that the program prints.
+/// What is read of the line of JSON that the program prints.
 #[derive(Debug, Default, Deserialize)]
 struct Played {
-    frames: u64,
-    bytes: u64,
+    frames_in: u64,
+    frames_out: u64,
 }
 
 /// Plays the frames in `pcap`; callgrind's file goes to `profile`.
@@ -50,28 +52,27 @@ pub(crate) fn run(pcap: &Path, profile: &Path) -> Outcome<Replay> {
             program.display()
         )));
     }
-    let empty = pcap.with_extension("empty.pcap");
-    fs::write(&empty, Pcap::new().bytes()).doing("write a file of no frames")?;
-    let start = callgrind(&program, &empty, Path::new("/dev/null"));
-    let _ = fs::remove_file(&empty);
-    let (_, start) = start?;
-    let (played, all) = callgrind(&program, pcap, profile)?;
-    if played.frames == 0 {
+    let (played, instructions) = callgrind(&program, pcap, profile)?;
+    let Played {
+        frames_in,
+        frames_out,
+    } = played;
+    if frames_in == 0 {
         return Err(Failure::new("the recording holds no frame of the guest"));
     }
-    let instructions = all.saturating_sub(start);
     Ok(Replay {
-        frames: played.frames,
-        bytes: played.bytes,
+        frames_in,
+        frames_out,
         instructions,
-        instructions_per_frame: instructions as f64 / played.frames as f64,
+        instructions_per_frame: instructions as f64 / (frames_in + frames_out) as f64,
     })
 }
 
-/// What was played, and instructions in all.
+/// What was played, and the instructions that were counted.
 fn callgrind(program: &Path, pcap: &Path, profile: &Path) -> Outcome<(Played, u64)> {
     let output = Command::new("valgrind")
         .arg("--tool=callgrind")
+        .args(COUNTED.map(|name| format!("--toggle-collect={name}")))
         .arg(format!("--callgrind-out-file={}", profile.display()))
         .arg(program)
         .arg(pcap)
@@ -126,9 +127,9 @@ mod tests {
     #[test]
     fn the_count_is_read_beside_the_result() {
         let stderr = "==7== Events    : Ir\n==7== Collected : 2034\n==7==\n";
-        let line = r#"{"frames":3,"bytes":180,"more":1}"#;
+        let line = r#"{"frames_in":3,"frames_out":2,"more":1}"#;
         let (played, count) = read(&output(0, line, stderr)).unwrap();
-        assert_eq!((played.frames, played.bytes, count), (3, 180, 2034));
+        assert_eq!((played.frames_in, played.frames_out, count), (3, 2, 2034));
         assert!(read(&output(0, line, "==7== nothing")).is_err());
         assert!(read(&output(0, "no json", stderr)).is_err());
     }

@@ -91,10 +91,10 @@ impl Profile {
         if let Found::Seen { seen: replay, .. } = &self.replay {
             let _ = writeln!(
                 text,
-                "\nReplay of {} recorded frames ({} bytes) through the core: {} instructions a \
-                 frame",
-                replay.frames,
-                replay.bytes,
+                "\nReplay of recorded frames through the core ({} from the guest, {} to it): {} \
+                 instructions a frame",
+                replay.frames_in,
+                replay.frames_out,
                 number(replay.instructions_per_frame)
             );
         }
