@@ -47,7 +47,8 @@ pub(crate) struct Function {
 #[derive(Debug, Default)]
 struct Stacks(BTreeMap<String, u64>);
 
-/// Collapses what `perf script` printed and draws `flame-NAME-TID.svg` for each thread.
+/// Collapses what `perf script` printed and draws `flame-NAME.svg` for each thread; with `-ID` behind
+/// a name that several have.
 ///
 /// # Errors
 /// There are no samples, or a file cannot be written.
@@ -58,7 +59,13 @@ pub(crate) fn draw(script: &[u8], title: &str, directory: &Path) -> Outcome<Vec<
     for ((name, id), stacks) in &threads {
         let mut thread = stacks.thread(name, *id);
         if thread.samples as f64 >= all as f64 * SHARE_MIN {
-            let file = format!("flame-{}-{id}.svg", file_name(name));
+            let several = threads.keys().filter(|(other, _)| other == name).count() > 1;
+            let id = if several {
+                format!("-{id}")
+            } else {
+                String::new()
+            };
+            let file = format!("flame-{}{id}.svg", file_name(name));
             let subtitle = format!("thread {name}, {} samples", thread.samples);
             graph(stacks, title, &subtitle, &directory.join(&file))?;
             thread.graph = Some(file);

@@ -137,7 +137,7 @@ impl Subject<'_> {
                 ))
             })?;
         if name == "pasta" {
-            // The machine's root it gives up for a user who may not enter the guest's namespace.
+            // Started by the machine's root it would go on as a user who may not enter the guest.
             peer.command.extend(["--runas", "0"].map(str::to_owned));
         }
         match Presence::of(&peer).missing {

@@ -235,6 +235,8 @@ impl Soaking<'_> {
             }
             next += every;
             match Holdings::of(engine, world.host()) {
+                // It has ended: no use in an hour of failing loads.
+                Ok(holdings) if holdings.memory_bytes == 0 => STOP.store(true, Ordering::Relaxed),
                 Ok(holdings) => {
                     let at_s = self.began.elapsed().as_secs_f64();
                     series.push(Sample {
