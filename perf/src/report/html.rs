@@ -145,11 +145,20 @@ impl Page<'_> {
         let limits: Vec<&Row> = self.rows.iter().filter(is_limit).collect();
         html! {
             h2 { "Limits of the load generator" }
+            p {
+                "Both ends on one processor, over a veth pair with no engine between them: "
+                @for (index, reached) in self.report.generator.iter().enumerate() {
+                    @if index > 0 { ", " }
+                    (reached.case) " " strong { (number(reached.metric.value)) } " "
+                    (reached.metric.unit)
+                }
+                ". An engine that comes near to this may be held back by the generator."
+            }
             @if limits.is_empty() {
-                p { "None was measured: without veth and loopback among the peers nobody can say \
-                     where the load generator itself ends." }
+                p { "Without veth and loopback among the peers nobody can say what it reaches with \
+                     all processors." }
             } @else {
-                p { "No engine can be faster than this, on this machine, with these loads." }
+                p { "With all processors:" }
                 table {
                     tr { th { "case" } th.number { "MTU" } th { "limit" } th.number { "median" } }
                     @for row in limits {
