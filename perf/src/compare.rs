@@ -23,9 +23,9 @@ use crate::peers::{self, Peer};
 use crate::presence::Presence;
 use crate::progress::Progress;
 use crate::reach;
-use crate::report::to_text;
+use crate::report::{self, Changes, to_html, to_text};
 use crate::results::{End, Receivers, Report};
-use crate::sandbox;
+use crate::sandbox::{self, Users};
 use crate::summary::to_json;
 
 /// What a run takes beside its load, about: watching, starting, waiting for the tail.
@@ -93,7 +93,11 @@ pub(crate) struct Args {
     /// The towpath program [default: the one beside this program, else the one on the path]
     #[arg(long, value_name = "PATH")]
     towpath: Option<PathBuf>,
-    /// Where to write results.json and table.txt
+    /// The results.json of an earlier comparison: shows what changed, and what of it is beyond the
+    /// noise
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+    /// Where to write results.json, report.html and table.txt
     #[arg(long, value_name = "DIR", default_value = "target/perf")]
     out: PathBuf,
     #[arg(long, hide = true)]
@@ -106,10 +110,12 @@ pub(crate) struct Args {
 /// The namespaces or the result files cannot be made.
 pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     if !args.inside {
-        return sandbox::run_inside(INSIDE);
+        return sandbox::run_inside(INSIDE, Users::Own);
     }
     sandbox::enter()?;
     check_congestion(&args.congestion)?;
+    // Before anything runs: a mistake in the name is to be told at once.
+    let old = args.against.as_deref().map(report::read).transpose()?;
     let plan = Plan::new(args);
     fs::create_dir_all(&args.out).doing(format_args!("make {}", args.out.display()))?;
     let settings = args.settings();
@@ -138,12 +144,16 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
         progress.ended(&run);
         report.runs.push(run);
         // What has been measured is kept when a long comparison is broken off.
-        write(args, &report)?;
+        write(args, &report, old.as_ref())?;
     }
     print!("{}", to_text(&report));
+    if let Some(old) = &old {
+        print!("{}", Changes::between(old, &report).to_text());
+    }
     println!(
-        "\nAll numbers are in {}",
-        args.out.join("results.json").display()
+        "\nAll numbers are in {}; plots are in {}",
+        args.out.join("results.json").display(),
+        args.out.join("report.html").display()
     );
     let failed = report
         .runs
@@ -242,9 +252,13 @@ impl Plan {
     }
 }
 
-fn write(args: &Args, report: &Report) -> Outcome<()> {
-    let json = to_json(report).doing("write the results")?;
-    for (name, text) in [("results.json", json), ("table.txt", to_text(report))] {
+fn write(args: &Args, report: &Report, old: Option<&Report>) -> Outcome<()> {
+    let changes = old.map(|old| Changes::between(old, report));
+    for (name, text) in [
+        ("results.json", to_json(report).doing("write the results")?),
+        ("table.txt", to_text(report)),
+        ("report.html", to_html(report, changes.as_ref())?),
+    ] {
         let path = args.out.join(name);
         fs::write(&path, text).doing(format_args!("write {}", path.display()))?;
     }

@@ -146,13 +146,19 @@ impl Stat {
 /// Memory of the process `root` and all below it that is their own: anonymous and shared pages in
 /// RAM, without files (the program's text), in bytes.
 pub(crate) fn memory_of_tree(root: u32) -> u64 {
-    let mut all = processes(Path::new("/proc"));
-    keep_tree(&mut all, root);
-    let status = |process: &Stat| fs::read_to_string(format!("/proc/{}/status", process.pid));
-    all.iter()
-        .filter_map(|process| status(process).ok())
+    let status = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/status"));
+    processes_of_tree(root)
+        .iter()
+        .filter_map(|pid| status(pid).ok())
         .map(|text| parse_memory(&text))
         .sum()
+}
+
+/// The ids of the process `root` and of all below it.
+pub(crate) fn processes_of_tree(root: u32) -> Vec<u32> {
+    let mut all = processes(Path::new("/proc"));
+    keep_tree(&mut all, root);
+    all.iter().map(|process| process.pid).collect()
 }
 
 /// All processes that a `/proc` shows.

@@ -17,12 +17,15 @@ mod metrics;
 mod netns;
 mod peers;
 mod presence;
+mod profile;
 mod program;
 mod progress;
 mod reach;
 mod report;
 mod results;
 mod sandbox;
+mod scale;
+mod soak;
 mod stats;
 mod summary;
 mod table;
@@ -48,9 +51,19 @@ enum Command {
     Client(loadgen::client::Args),
     /// Run the same loads through several networks in turn and print a table
     Compare(compare::Args),
+    /// Make the tables and the page of a comparison again from its results
+    Report(report::Args),
     /// Carry frames between a TAP and an engine's socket (started by `compare`)
     #[command(hide = true)]
     Bridge(bridge::Args),
+    /// Look where the time of one load goes, and what each frame costs
+    Profile(profile::Args),
+    /// Run the same loads with one to many engine cores
+    Scale(scale::Args),
+    /// Run mixed traffic for minutes to hours and check that all it took is given back
+    Soak(soak::Args),
+    #[command(name = "on-processors", hide = true)]
+    OnProcessors(scale::processors::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,7 +71,14 @@ fn main() -> ExitCode {
         Command::Server(args) => loadgen::server::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Client(args) => loadgen::client::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Bridge(args) => bridge::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Profile(args) => profile::run(&args),
+        Command::Scale(args) => scale::run(&args),
+        Command::Soak(args) => soak::run(&args),
+        Command::OnProcessors(args) => {
+            scale::processors::become_program(&args).map(|()| ExitCode::SUCCESS)
+        }
     };
     result.unwrap_or_else(|failure| {
         eprintln!("towpath-perf: {failure}");

@@ -62,7 +62,10 @@ impl Settings {
     }
 
     /// Runs one load in a world that is ready.
-    fn sample(&self, world: &mut World, case: &Case) -> Outcome<Sample> {
+    ///
+    /// # Errors
+    /// The load or the engine failed.
+    pub(crate) fn sample(&self, world: &mut World, case: &Case) -> Outcome<Sample> {
         let (engine, bridge) = (world.engine(), world.bridge());
         let memory = || engine.map(memory_of_tree);
         let memory_before = memory();

@@ -1,6 +1,7 @@
 //! A program that runs beside us: started in a namespace, ended for sure.
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -44,6 +45,8 @@ impl Program {
         let output = directory.join(format!("{name}-{number}.out"));
         let errors = directory.join(format!("{name}-{number}.err"));
         command
+            // Ctrl-C is for the harness alone: a terminal sends it to a whole group.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(File::create(&output).doing("make an output file")?)
             .stderr(File::create(&errors).doing("make an error file")?);
@@ -78,11 +81,29 @@ impl Program {
         limit: Duration,
         mut meanwhile: impl FnMut(),
     ) -> Outcome<String> {
+        let output = self.finish_unless(limit, || {
+            meanwhile();
+            false
+        });
+        output.map(|output| output.expect("nothing stops the wait"))
+    }
+
+    /// Waits until it ends or, between two looks, `stopped` says so; returns its standard output,
+    /// or `None` where it was not waited for.
+    ///
+    /// # Errors
+    /// It fails, or runs longer than `limit`.
+    pub(crate) fn finish_unless(
+        &mut self,
+        limit: Duration,
+        mut stopped: impl FnMut() -> bool,
+    ) -> Outcome<Option<String>> {
         let end = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait().doing("look at a program")? {
                 if status.success() {
-                    return fs::read_to_string(&self.output).doing("read a program's output");
+                    let output = fs::read_to_string(&self.output);
+                    return output.map(Some).doing("read a program's output");
                 }
                 return Err(self.ended(status));
             }
@@ -90,9 +111,34 @@ impl Program {
                 let (name, limit) = (&self.name, limit.as_secs());
                 return Err(Failure::new(format!("{name} did not end within {limit} s")));
             }
-            meanwhile();
+            if stopped() {
+                return Ok(None);
+            }
             thread::sleep(LOOK);
         }
+    }
+
+    /// Has it end as its user would, and returns what it wrote to its standard error.
+    ///
+    /// # Errors
+    /// It does not end, or what it wrote cannot be read.
+    pub(crate) fn stop(&mut self) -> Outcome<String> {
+        let name = &self.name;
+        let pid = Pid::from_raw(self.child.id() as i32);
+        // While it has not been waited for, its id is nobody else's.
+        if self.child.try_wait().doing("look at a program")?.is_none() {
+            kill(pid, Signal::SIGTERM).doing(format_args!("end {name}"))?;
+        }
+        let end = Instant::now() + GRACE;
+        while self.child.try_wait().doing("look at a program")?.is_none() {
+            if Instant::now() > end {
+                return Err(Failure::new(format!(
+                    "{name} does not end when it is told to"
+                )));
+            }
+            thread::sleep(LOOK);
+        }
+        fs::read_to_string(&self.errors).doing("read a program's words")
     }
 
     /// The last line that it wrote to its standard error.

@@ -9,6 +9,8 @@
 //!
 //! A user namespace is used for root as well: the networks then run as their users run them,
 //! without privilege on the machine, and one that refuses to run as root (pasta) does not notice.
+//! The exception is what must keep the machine's privileges to work at all ([`Users::Machine`]):
+//! the kernel lets nobody inside a user namespace look at its own part of a profile.
 //!
 //! Network namespaces need a path that programs can open. They are bind-mounted in a tmpfs over
 //! `/dev/shm`, where a tmpfs belongs anyway; the mount is seen by nobody else.
@@ -31,25 +33,25 @@ pub(crate) const OUTSIDE_PROC: &str = "/dev/shm/proc-outside";
 /// This program, also when its file has been replaced since it started.
 pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
 
+/// Whose privileges the inside has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Users {
+    /// Those of a user namespace of its own: all of them over what is inside, none outside.
+    Own,
+    /// The machine's where we are root; else as [`Users::Own`].
+    Machine,
+}
+
 /// Starts this program again inside, with the same arguments and `mark` after the first, and waits
 /// for it.
 ///
 /// # Errors
 /// The namespaces cannot be made: user namespaces may be forbidden here.
-pub(crate) fn run_inside(mark: &str) -> Outcome<ExitCode> {
-    let (user, group) = (geteuid().as_raw(), getegid().as_raw());
-    let flags = CloneFlags::CLONE_NEWUSER
-        | CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWNET;
-    unshare(flags).doing(
-        "make namespaces (are user namespaces allowed here? see kernel.unprivileged_userns_clone \
-         and user.max_user_namespaces)",
-    )?;
-    // An unprivileged process may map one group only after it has given up setgroups.
-    fs::write("/proc/self/setgroups", "deny").doing("give up setgroups")?;
-    fs::write("/proc/self/uid_map", format!("0 {user} 1")).doing("map the user id")?;
-    fs::write("/proc/self/gid_map", format!("0 {group} 1")).doing("map the group id")?;
+pub(crate) fn run_inside(mark: &str, users: Users) -> Outcome<ExitCode> {
+    let flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNET;
+    if users == Users::Own || !geteuid().is_root() || unshare(flags).is_err() {
+        unshare_with_users(flags)?;
+    }
     let mut inner = Command::new(THIS_PROGRAM)
         .args(std::env::args_os().skip(1).take(1))
         .arg(mark)
@@ -62,6 +64,18 @@ pub(crate) fn run_inside(mark: &str) -> Outcome<ExitCode> {
         .and_then(|code| u8::try_from(code).ok())
         .unwrap_or(1)
         .into())
+}
+
+fn unshare_with_users(flags: CloneFlags) -> Outcome<()> {
+    let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+    unshare(flags | CloneFlags::CLONE_NEWUSER).doing(
+        "make namespaces (are user namespaces allowed here? see kernel.unprivileged_userns_clone \
+         and user.max_user_namespaces)",
+    )?;
+    // An unprivileged process may map one group only after it has given up setgroups.
+    fs::write("/proc/self/setgroups", "deny").doing("give up setgroups")?;
+    fs::write("/proc/self/uid_map", format!("0 {user} 1")).doing("map the user id")?;
+    fs::write("/proc/self/gid_map", format!("0 {group} 1")).doing("map the group id")
 }
 
 /// Makes the inside ready; called once, by the inner process, before it starts any thread.

@@ -135,6 +135,16 @@ impl World {
         self.ready_after
     }
 
+    /// The namespace that stands for the guest.
+    pub(crate) fn guest(&self) -> &NetNs {
+        self.client_side()
+    }
+
+    /// The namespace that stands for the host, where the engine and the load server are.
+    pub(crate) fn host(&self) -> &NetNs {
+        &self.host
+    }
+
     /// Starts the load client where the guest is.
     pub(crate) fn client(&self, args: &[String]) -> Outcome<Program> {
         let mut command = Command::new(sandbox::THIS_PROGRAM);
@@ -148,6 +158,16 @@ impl World {
     pub(crate) fn check_alive(&mut self) -> Outcome<()> {
         let mut programs = self.engine.iter_mut().chain(&mut self.bridge);
         programs.try_for_each(Program::check_alive)
+    }
+
+    /// Ends the engine and returns what it wrote to its standard error; empty for the limits.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub(crate) fn stop_engine(&mut self) -> Outcome<String> {
+        self.engine
+            .as_mut()
+            .map_or_else(|| Ok(String::new()), Program::stop)
     }
 
     fn client_side(&self) -> &NetNs {

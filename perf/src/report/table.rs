@@ -2,15 +2,13 @@
 
 use std::fmt::Write;
 
+use super::notes;
 use crate::facts::Facts;
 use crate::metrics::Better;
 use crate::presence::Presence;
-use crate::results::{Receivers, Report};
+use crate::results::Report;
 use crate::summary::{Figure, Row, rows};
 use crate::table::{Align, Table, number};
-
-/// Above this share of the machine being busy before a run, the table warns.
-const LOAD_MAX: f64 = 0.1;
 
 /// The tables, one per case and MTU, below what a reader must know.
 pub(crate) fn to_text(report: &Report) -> String {
@@ -19,24 +17,8 @@ pub(crate) fn to_text(report: &Report) -> String {
     for group in rows.chunk_by(|one, next| (one.mtu, &one.case) == (next.mtu, &next.case)) {
         let _ = write!(text, "\n{}", group_text(group));
     }
-    let load = rows
-        .iter()
-        .map(|row| row.load_before_max)
-        .fold(0.0, f64::max);
-    let repeats: u32 = rows.iter().map(|row| row.repeats).sum();
-    if repeats > 0 {
-        let _ = writeln!(
-            text,
-            "\n{repeats} runs were made again because others used the machine meanwhile."
-        );
-    }
-    if load > LOAD_MAX {
-        let percent = number(load * 100.0);
-        let _ = writeln!(
-            text,
-            "\nThe machine was not quiet: up to {percent} % of it was busy before a run. \
-             Compare within a table only, and run again when it is quiet."
-        );
+    for warning in notes::warnings(report, &rows) {
+        let _ = writeln!(text, "\n{warning}");
     }
     text
 }
@@ -57,11 +39,7 @@ fn head(report: &Report) -> String {
          rounds: {}, peers in turn; seconds a load: {}; bulk receivers {}; median and range\n",
         report.rounds,
         report.seconds,
-        match report.receivers {
-            Receivers::Discard => "discard",
-            Receivers::Copy => "copy",
-            Receivers::Verify => "verify",
-        },
+        notes::receivers(report.receivers),
     );
     let reached = report.generator.iter().map(|reached| {
         let (case, metric) = (&reached.case, &reached.metric);
@@ -209,6 +187,6 @@ mod tests {
     fn a_busy_machine_is_named() {
         let mut report = report();
         report.runs[0].load_before = 0.5;
-        assert!(to_text(&report).contains("up to 50.0 % of it was busy"));
+        assert!(to_text(&report).contains("up to 50.0 % of it before a run"));
     }
 }
