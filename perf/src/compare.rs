@@ -2,8 +2,8 @@
 //!
 //! Noise on a machine comes in phases, so the peers of one case run right after one another (A B C
 //! A B C), and medians are compared within that group only. Every run starts from nothing: new
-//! namespaces, a new server, a new engine. What else the machine does is measured just before each
-//! run and stands beside its result.
+//! namespaces, a new server, a new engine. What else the machine does is measured just before and
+//! during each run and stands beside its result.
 
 use std::collections::HashSet;
 use std::fs;
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     /// Loads to run [default: those that show most, in some 20 minutes]
     #[arg(long, value_delimiter = ',', value_parser = cases::parser())]
     cases: Vec<&'static Case>,
-    /// Two minutes: fewer cases, one round of one second, MTU 1500
+    /// Some two minutes: fewer cases, one round of one second, MTU 1500
     #[arg(long)]
     quick: bool,
     /// MTUs of the guest's link, in bytes; cases with small packets run at the first alone
@@ -116,7 +116,7 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     check_congestion(&args.congestion)?;
     // Before anything runs: a mistake in the name is to be told at once.
     let old = args.against.as_deref().map(report::read).transpose()?;
-    let plan = Plan::new(args);
+    let plan = Plan::new(args)?;
     fs::create_dir_all(&args.out).doing(format_args!("make {}", args.out.display()))?;
     let settings = args.settings();
     let mut report = Report {
@@ -227,7 +227,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(args: &Args) -> Plan {
+    fn new(args: &Args) -> Outcome<Plan> {
         let towpath = args.towpath.clone().unwrap_or_else(peers::default_towpath);
         let names = once_each(args.peers.iter().map(|name| (name, name)));
         let known = names
@@ -242,13 +242,20 @@ impl Plan {
             ([], true) => &[1500],
             (asked, _) => asked,
         };
-        let all = known.chain(args.peer.iter().cloned());
-        Plan {
-            peers: once_each(all.map(|peer| (peer.name.clone(), peer))),
+        let peers: Vec<Peer> = known.chain(args.peer.iter().cloned()).collect();
+        let mut names = HashSet::new();
+        if let Some(twice) = peers.iter().find(|peer| !names.insert(&peer.name)) {
+            let name = &twice.name;
+            return Err(Failure::new(format!(
+                "--peer: there are two peers with the name {name}"
+            )));
+        }
+        Ok(Plan {
+            peers,
             cases: once_each(cases.into_iter().map(|case| (case.name, case))),
             mtus: once_each(mtus.iter().map(|mtu| (*mtu, *mtu))),
             rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }),
-        }
+        })
     }
 }
 
@@ -293,7 +300,7 @@ mod tests {
     fn the_defaults_compare_everything_at_both_mtus() {
         let args = parse(&[]).unwrap();
         assert!(!args.inside);
-        let plan = Plan::new(&args);
+        let plan = Plan::new(&args).unwrap();
         assert_eq!((plan.peers.len(), plan.rounds), (7, 3));
         assert_eq!(plan.mtus, [1500, 65_520]);
         assert_eq!(plan.cases, cases::unnamed(false));
@@ -301,11 +308,19 @@ mod tests {
 
     #[test]
     fn quick_is_less_of_everything_and_what_is_said_goes_first() {
-        let plan = Plan::new(&parse(&["--quick"]).unwrap());
+        let plan = Plan::new(&parse(&["--quick"]).unwrap()).unwrap();
         assert_eq!((plan.rounds, &*plan.mtus), (1, &[1500][..]));
         assert_eq!(plan.cases, cases::unnamed(true));
-        let plan = Plan::new(&parse(&["--quick", "--rounds", "2", "--mtu", "9000"]).unwrap());
+        let plan =
+            Plan::new(&parse(&["--quick", "--rounds", "2", "--mtu", "9000"]).unwrap()).unwrap();
         assert_eq!((plan.rounds, &*plan.mtus), (2, &[9000][..]));
+    }
+
+    #[test]
+    fn two_peers_of_one_name_are_refused() {
+        let peer = "name=a,kind=netns,cmd=p {netns}";
+        let args = parse(&["--peer", peer, "--peer", peer]).unwrap();
+        assert!(Plan::new(&args).is_err_and(|why| why.to_string().contains("the name a")));
     }
 
     #[test]
@@ -344,7 +359,7 @@ mod tests {
             "--rounds",
             "2",
         ]);
-        let plan = Plan::new(&args.unwrap());
+        let plan = Plan::new(&args.unwrap()).unwrap();
         let present: Vec<&Peer> = plan.peers.iter().collect();
         let jobs = jobs(&plan, &present);
         assert!(

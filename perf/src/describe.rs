@@ -17,64 +17,90 @@ impl FromStr for Peer {
     /// Reads a description. `cmd` comes last and is all the rest, commas too; its words are parted
     /// by spaces.
     fn from_str(text: &str) -> Result<Peer, String> {
-        let wrong = |what: String| format!("{what}; a peer is described as {FORM}");
-        let (keys, command) = match text.split_once(",cmd=") {
-            Some(parts) => parts,
-            None => return Err(wrong("cmd is missing, or is not the last key".to_owned())),
-        };
-        let command: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
-        let (mut name, mut kind, mut address, mut gateway) = (None, None, None, None);
-        for key in keys.split(',') {
+        read(text).map_err(|what| format!("{what}; a peer is described as {FORM}"))
+    }
+}
+
+/// What stands in a description, key by key.
+#[derive(Default)]
+struct Keys<'a> {
+    name: Option<&'a str>,
+    kind: Option<&'a str>,
+    address: Option<String>,
+    gateway: Option<Ipv4Addr>,
+}
+
+fn read(text: &str) -> Result<Peer, String> {
+    let (keys, command) = text
+        .split_once(",cmd=")
+        .ok_or("cmd is missing, or is not the last key")?;
+    let command: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+    if command.is_empty() {
+        return Err("cmd is empty".to_owned());
+    }
+    let keys = Keys::read(keys)?;
+    let name = keys.name.filter(|name| is_name(name));
+    let name = name.ok_or("name is missing, or is not a plain word")?;
+    if KNOWN.contains(&name) {
+        return Err(format!("{name} is a peer that is known already"));
+    }
+    let link = keys.link()?;
+    let place = match link {
+        Link::Socket { .. } => "{sock}",
+        Link::Netns => "{netns}",
+        _ => "",
+    };
+    if !command.iter().any(|word| word.contains(place)) {
+        return Err(format!("cmd has no {place}"));
+    }
+    let role = if name.starts_with("towpath") {
+        Role::Subject
+    } else {
+        Role::Rival
+    };
+    Ok(Peer {
+        name: name.to_owned(),
+        role,
+        link,
+        command,
+        package: None,
+    })
+}
+
+impl Keys<'_> {
+    fn read(text: &str) -> Result<Keys<'_>, String> {
+        let mut keys = Keys::default();
+        for key in text.split(',') {
             match key.split_once('=') {
-                Some(("name", value)) => name = Some(value),
-                Some(("kind", value)) => kind = Some(value),
-                Some(("addr", value)) => address = Some(parse_address(value).map_err(wrong)?),
+                Some(("name", value)) => keys.name = Some(value),
+                Some(("kind", value)) => keys.kind = Some(value),
+                Some(("addr", value)) => keys.address = Some(parse_address(value)?),
                 Some(("gw", value)) => {
-                    let parsed = value.parse::<Ipv4Addr>();
-                    gateway = Some(parsed.map_err(|_| wrong(format!("gw={value} is no address")))?);
+                    let gateway = value.parse();
+                    keys.gateway = Some(gateway.map_err(|_| format!("gw={value} is no address"))?);
                 }
-                _ => return Err(wrong(format!("{key:?} is not a key of a peer"))),
+                _ => return Err(format!("{key:?} is not a key of a peer")),
             }
         }
-        let name = name.filter(|name| is_name(name));
-        let name = name.ok_or_else(|| wrong("name is missing, or is not a plain word".into()))?;
-        if KNOWN.contains(&name) {
-            return Err(wrong(format!("{name} is a peer that is known already")));
-        }
-        if command.is_empty() {
-            return Err(wrong("cmd is empty".to_owned()));
-        }
-        let socket = |framing: Framing, at: (&str, Ipv4Addr)| Link::Socket {
+        Ok(keys)
+    }
+
+    fn link(self) -> Result<Link, String> {
+        let (framing, address, gateway) = match self.kind {
+            Some("qemu") => (Framing::Qemu, HOST_ADDRESS, HOST_GATEWAY),
+            Some("vpnkit") => (Framing::Vpnkit, VPNKIT.0, VPNKIT.1),
+            Some("netns" | "vhost-user") if self.address.is_some() || self.gateway.is_some() => {
+                return Err("addr and gw are for kind=qemu and kind=vpnkit alone".to_owned());
+            }
+            Some("netns") => return Ok(Link::Netns),
+            Some("vhost-user") => return Ok(Link::VhostUser),
+            Some(other) => return Err(format!("there is no kind {other:?}")),
+            None => return Err("kind is missing".to_owned()),
+        };
+        Ok(Link::Socket {
             framing,
-            address: address.clone().unwrap_or_else(|| at.0.to_owned()),
-            gateway: gateway.unwrap_or(at.1),
-        };
-        let link = match kind {
-            Some("netns") => Link::Netns,
-            Some("qemu") => socket(Framing::Qemu, (HOST_ADDRESS, HOST_GATEWAY)),
-            Some("vpnkit") => socket(Framing::Vpnkit, VPNKIT),
-            Some("vhost-user") => Link::VhostUser,
-            Some(other) => return Err(wrong(format!("there is no kind {other:?}"))),
-            None => return Err(wrong("kind is missing".to_owned())),
-        };
-        for (place, needed) in [
-            ("{sock}", matches!(link, Link::Socket { .. })),
-            ("{netns}", link == Link::Netns),
-        ] {
-            if needed && !command.iter().any(|word| word.contains(place)) {
-                return Err(wrong(format!("cmd has no {place}")));
-            }
-        }
-        Ok(Peer {
-            name: name.to_owned(),
-            role: if name.starts_with("towpath") {
-                Role::Subject
-            } else {
-                Role::Rival
-            },
-            link,
-            command,
-            package: None,
+            address: self.address.unwrap_or_else(|| address.to_owned()),
+            gateway: self.gateway.unwrap_or(gateway),
         })
     }
 }
@@ -150,6 +176,7 @@ mod tests {
             ("name=a,kind=netns,cmd=p {sock}", "no {netns}"),
             ("name=a,kind=qemu,addr=1.2.3.4,cmd=p {sock}", "addr=1.2.3.4"),
             ("name=a,kind=qemu,gw=x,cmd=p {sock}", "gw=x"),
+            ("name=a,kind=netns,gw=1.2.3.4,cmd=p {netns}", "addr and gw"),
             ("name=a,kind=qemu,mac=x,cmd=p {sock}", "\"mac=x\""),
         ] {
             let error = text.parse::<Peer>().unwrap_err();

@@ -82,9 +82,10 @@ impl Progress {
     /// A line that the next one overwrites on a terminal; elsewhere a line.
     fn line(&self, text: &str) {
         if self.terminal {
-            // Half a line more would stay when the next one overwrites it.
-            let width = rustix::termios::tcgetwinsize(io::stderr())
-                .map_or(80, |size| usize::from(size.ws_col).max(20));
+            // What does not fit into a line would stay when the next one overwrites it.
+            let size = rustix::termios::tcgetwinsize(io::stderr());
+            let width = size.map_or(0, |size| usize::from(size.ws_col));
+            let width = if width == 0 { 80 } else { width };
             let text: String = text.chars().take(width - 1).collect();
             eprint!("{CLEAR}{text}");
             // A terminal that is gone is no reason to stop measuring.

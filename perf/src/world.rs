@@ -47,7 +47,16 @@ const PAUSE: Duration = Duration::from_millis(1);
 const ATTEMPT: Duration = Duration::from_millis(300);
 
 /// Offloads that a `veth-no-offload` lacks, as `ethtool -K` names them.
-const OFFLOADS: [&str; 6] = ["tso", "off", "gso", "off", "gro", "off"];
+const OFFLOADS: [&str; 8] = [
+    "tso",
+    "off",
+    "gso",
+    "off",
+    "gro",
+    "off",
+    "tx-udp-segmentation",
+    "off",
+];
 
 /// One peer, ready for loads.
 #[derive(Debug)]
