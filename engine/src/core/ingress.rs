@@ -229,6 +229,7 @@ impl<D: Driver> Core<D> {
                     self.counters.bump(Counter::DroppedSource);
                     return None;
                 }
+                self.note_small_message();
                 let key = arrival.key(Protocol::Udp, *source_port, None);
                 let hash = flow::hash(&key);
                 if may_move && let Some(owner) = self.other_owner(hash) {
@@ -268,6 +269,7 @@ impl<D: Driver> Core<D> {
         echo: &Echo,
         may_move: bool,
     ) -> Option<usize> {
+        self.note_small_message();
         let key = arrival.key(Protocol::Icmp, echo.identifier, None);
         let hash = flow::hash(&key);
         if may_move && let Some(owner) = self.other_owner(hash) {

@@ -95,6 +95,8 @@ pub(crate) struct Core<D: Driver> {
     pub(crate) timers: Timers,
     /// TCP flows to flush at the end of the batch.
     pub(crate) dirty: Vec<u32>,
+    /// Until then, flows that exchange small messages shall not wait for long receives of others.
+    pub(crate) small_until: Instant,
     /// TCP flows whose host socket is full, and some that were.
     pub(crate) blocked: Vec<u32>,
     /// TCP flows whose receive found no free buffer.
@@ -158,6 +160,7 @@ impl<D: Driver> Core<D> {
             echo: FlowTable::new(),
             timers: Timers::default(),
             dirty: Vec::with_capacity(256),
+            small_until: now,
             blocked: Vec::new(),
             starved: Vec::new(),
             held_bytes: 0,

@@ -60,9 +60,13 @@ const DOWNLOAD_MAX: u32 = 2 << 20;
 /// a time, more super-frames follow each other closely, and the guest's reader, which each time sleeps when
 /// it has read all, is woken less often; an interrupt for each second frame halved the rate.
 const DOWNLOAD_PARTS: u32 = 4;
-/// The most that one receive takes. A batch of the core is about as long, and other flows wait for it: with
-/// 1 MiB the rate is a fifth higher, but a round trip beside it takes 800 µs instead of 270.
-const RECEIVE_MAX: u32 = 256 << 10;
+/// The most that one receive takes while there are flows that exchange small messages, and else. A batch is
+/// about as long as what is received, and everybody waits for it: 1 MiB carried a fifth more than 256 KiB,
+/// but a round trip beside it took 800 µs instead of 270.
+const RECEIVE_MAX_SHARED: u32 = 256 << 10;
+const RECEIVE_MAX_BULK: u32 = 1 << 20;
+/// For how long a flow counts after a small message.
+const SMALL_MESSAGES: Duration = Duration::from_millis(20);
 /// Slices of one send (what the driver takes).
 const SEND_SLICES: usize = 64;
 /// Receives up to this size are appended to the buffer before them when there is room.
@@ -517,6 +521,11 @@ impl<D: Driver> Core<D> {
         self.mark_dirty(index);
     }
 
+    /// A small message came on a flow.
+    pub(crate) fn note_small_message(&mut self) {
+        self.small_until = self.now + SMALL_MESSAGES;
+    }
+
     pub(crate) fn mark_dirty(&mut self, index: u32) {
         if let Some(flow) = self.tcp.get_mut(index)
             && !std::mem::replace(&mut flow.marks.dirty, true)
@@ -548,6 +557,9 @@ impl<D: Driver> Core<D> {
         let Some(flow) = self.tcp.get_mut(index) else {
             return;
         };
+        if !flow.is_bulk() {
+            self.small_until = self.now + SMALL_MESSAGES;
+        }
         let token = FlowId::tcp(index).token();
         let open = match flow.host {
             HostSide::Open(socket) => Some(socket),
@@ -607,7 +619,12 @@ impl<D: Driver> Core<D> {
                 flow.host = HostSide::Closed;
                 self.driver.close(socket, false);
             } else if !flow.marks.host_finished && !flow.pending.receive && !flow.marks.starved {
-                flow.arm_receive(&mut self.driver, socket, token);
+                let most = if self.now < self.small_until {
+                    RECEIVE_MAX_SHARED
+                } else {
+                    RECEIVE_MAX_BULK
+                };
+                flow.arm_receive(&mut self.driver, socket, token, most);
             }
         }
         let deadlines = [flow.connection.poll_at(), flow.connect_until];
@@ -733,6 +750,11 @@ impl TcpFlow {
         }
     }
 
+    /// Whether it has moved so much at a time, in either direction, that its bounds have grown.
+    fn is_bulk(&self) -> bool {
+        self.download_limit > DOWNLOAD_START || self.window >= WINDOW_MAX / 2
+    }
+
     fn take_upload(&mut self, slice: Slice) {
         let bytes = slice.len() as u32;
         self.upload.push(slice);
@@ -792,7 +814,7 @@ impl TcpFlow {
         }
     }
 
-    fn arm_receive<D: Driver>(&mut self, driver: &mut D, socket: SocketId, token: u64) {
+    fn arm_receive<D: Driver>(&mut self, driver: &mut D, socket: SocketId, token: u64, most: u32) {
         // No flow takes more than an eighth of what is free, so that one slow guest connection
         // leaves buffers to all others.
         let free = driver.levels().stream_free;
@@ -804,7 +826,7 @@ impl TcpFlow {
         }
         self.pending.receive = true;
         let wait_first = self.download.bytes() == 0;
-        driver.receive(socket, room.min(RECEIVE_MAX), wait_first, token);
+        driver.receive(socket, room.min(most), wait_first, token);
         if self.download_limit < DOWNLOAD_MAX && self.download.bytes() >= self.download_limit / 2 {
             self.download_limit *= 2;
         }
