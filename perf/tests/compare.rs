@@ -124,7 +124,8 @@ fn a_run_is_made_again_while_others_use_the_machine() {
         "{run}"
     );
     let table = fs::read_to_string(out.join("table.txt")).unwrap();
-    assert!(table.contains("1 runs were made again"), "{table}");
+    let told = "Runs made again because others used the machine meanwhile: 1.";
+    assert!(table.contains(told), "{table}");
 }
 
 #[test]
