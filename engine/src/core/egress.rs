@@ -32,7 +32,7 @@ const ICMP_BURST: u64 = 100;
 const MACS_MAX: usize = 1024;
 
 /// Both ends of a frame to the guest.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
     /// The guest's MAC address.
     pub(crate) mac: MacAddress,
@@ -175,42 +175,45 @@ impl Egress {
         self.write(driver, &header[..n], &offload, payload);
     }
 
-    /// A datagram, or several of `gso_size` bytes; as one frame, a super-frame or fragments.
+    /// Whether datagrams of this length may go together as one super-frame.
+    pub(crate) fn takes_run(&self, peer: &Peer, len: usize) -> bool {
+        self.features.uso && len <= self.datagram_max(peer)
+    }
+
+    /// A datagram, or several of `gso_size` bytes; as one frame, a super-frame or fragments. If
+    /// there is more than one slice, each is a datagram and [`takes_run`](Self::takes_run) was true.
     /// Returns the number of frames.
     pub(crate) fn udp<D: Driver>(
         &mut self,
         driver: &mut D,
         peer: &Peer,
-        source_port: u16,
-        target_port: u16,
-        mut payload: Slice,
+        ports: (u16, u16),
+        slices: &[Slice],
         gso_size: u16,
     ) -> u64 {
-        let ports = (source_port, target_port);
         let single = usize::from(gso_size);
-        if single == 0 || payload.len() <= single {
-            return self.datagram(driver, peer, ports, payload);
-        }
-        if self.features.uso && single <= self.datagram_max(peer) {
+        let len: usize = slices.iter().map(Slice::len).sum();
+        if single > 0 && len > single && self.takes_run(peer, single) {
             let mut header = [0; HEADER_MAX];
-            let slices = [payload];
-            let envelope = self.envelope(peer);
             let (n, offload) = build::udp(
                 &mut header,
-                &envelope,
-                source_port,
-                target_port,
-                slices[0].len(),
+                &self.envelope(peer),
+                ports.0,
+                ports.1,
+                len,
                 Some(gso_size),
-                self.checksum(&slices),
+                self.checksum(slices),
             );
-            self.write(driver, &header[..n], &offload, &slices);
+            self.write(driver, &header[..n], &offload, slices);
             return 1;
         }
         let mut frames = 0;
-        while !payload.is_empty() {
-            let one = payload.split_to(single.min(payload.len()));
-            frames += self.datagram(driver, peer, ports, one);
+        for slice in slices {
+            let mut rest = slice.clone();
+            while single > 0 && rest.len() > single {
+                frames += self.datagram(driver, peer, ports, rest.split_to(single));
+            }
+            frames += self.datagram(driver, peer, ports, rest);
         }
         frames
     }

@@ -38,7 +38,7 @@ use crate::counters::{CoreCounters, Counter};
 use crate::host::echo::EchoMapping;
 use crate::host::pool::SocketPool;
 use crate::host::tcp::{TcpConfigs, TcpFlow};
-use crate::host::udp::{UdpMapping, UdpRun};
+use crate::host::udp::{UdpMapping, UdpRuns};
 use crate::policy::admission::Admission;
 use crate::service::message::Reply;
 use egress::Egress;
@@ -90,7 +90,7 @@ pub(crate) struct Core<D: Driver> {
     pub(crate) tcp: FlowTable<TcpFlow>,
     pub(crate) tcp_pending: usize,
     pub(crate) udp: FlowTable<UdpMapping>,
-    pub(crate) udp_run: UdpRun,
+    pub(crate) udp_runs: UdpRuns,
     pub(crate) echo: FlowTable<EchoMapping>,
     pub(crate) timers: Timers,
     /// TCP flows to flush at the end of the batch.
@@ -156,7 +156,7 @@ impl<D: Driver> Core<D> {
             tcp: FlowTable::new(),
             tcp_pending: 0,
             udp: FlowTable::new(),
-            udp_run: UdpRun::default(),
+            udp_runs: UdpRuns::default(),
             echo: FlowTable::new(),
             timers: Timers::default(),
             dirty: Vec::with_capacity(256),
@@ -202,7 +202,7 @@ impl<D: Driver> Core<D> {
                 self.on_completion(completion, report);
             }
             self.drain_lanes();
-            self.flush_udp_run();
+            self.flush_udp_runs();
             self.run_timers();
             self.relieve_pools();
             self.flush_dirty();

@@ -1,9 +1,10 @@
 //! UDP: one host socket per guest address and port, whatever the targets.
 //!
 //! The mapping and the filtering are endpoint-independent (RFC 4787 REQ-1, REQ-8): all targets see
-//! one source port, and anyone who learnt it may answer. Consecutive datagrams of one size to one
-//! target in a batch leave as one segmented send (`UDP_SEGMENT`); what the host kernel had
-//! coalesced (`UDP_GRO`) goes to the guest as one super-frame when the link takes it.
+//! one source port, and anyone who learnt it may answer. Consecutive datagrams of one size in a batch
+//! go together, in both directions: to one target as one segmented send (`UDP_SEGMENT`), from one
+//! source as one super-frame when the link takes it, as does what the host kernel had coalesced
+//! (`UDP_GRO`).
 
 use std::net::SocketAddr;
 
@@ -18,6 +19,7 @@ use crate::core::egress::{Peer, QUOTE_MAX, Unreachable};
 use crate::core::timers::Armed;
 use crate::core::token::{FlowId, FlowKind};
 use crate::counters::Counter;
+use crate::host::queue::FRAME_SLICES;
 use crate::policy::admission::{Refusal, Verdict};
 use crate::service::message::{Request, dhcp_target_port};
 
@@ -53,29 +55,71 @@ pub(crate) struct UdpInput {
     pub(crate) quote: Slice,
 }
 
-/// Datagrams of one mapping to one target that will leave in one send.
-#[derive(Default)]
-pub(crate) struct UdpRun {
-    to: Option<(u32, SocketAddr)>,
+/// Datagrams that will leave together, because what `T` says of them is the same.
+pub(crate) struct UdpRun<T> {
+    with: Option<T>,
     size: usize,
     bytes: usize,
     slices: Vec<Slice>,
 }
 
-impl UdpRun {
+/// From the guest: the mapping and the target.
+type Upward = (u32, SocketAddr);
+/// To the guest: both ends, the source port and the guest's port.
+type Downward = (Peer, u16, u16);
+
+/// The runs of both directions.
+#[derive(Default)]
+pub(crate) struct UdpRuns {
+    up: UdpRun<Upward>,
+    down: UdpRun<Downward>,
+}
+
+impl<T> Default for UdpRun<T> {
+    fn default() -> Self {
+        Self {
+            with: None,
+            size: 0,
+            bytes: 0,
+            slices: Vec::new(),
+        }
+    }
+}
+
+impl<T: PartialEq> UdpRun<T> {
     /// Whether a datagram of `len` bytes may join: all but the last have one size.
-    fn takes(&self, to: (u32, SocketAddr), len: usize) -> bool {
-        self.to == Some(to)
+    fn takes(&self, with: &T, len: usize, datagrams_max: usize) -> bool {
+        self.with.as_ref() == Some(with)
             && len > 0
             && len <= self.size
             && self.bytes == self.size * self.slices.len()
-            && self.slices.len() < RUN_MAX
+            && self.slices.len() < datagrams_max
             && self.bytes + len <= RUN_BYTES_MAX
+    }
+
+    fn start(&mut self, with: T, slice: Slice) {
+        self.with = Some(with);
+        self.size = slice.len();
+        self.push(slice);
     }
 
     fn push(&mut self, slice: Slice) {
         self.bytes += slice.len();
         self.slices.push(slice);
+    }
+
+    /// The size of each datagram if there are several, else 0.
+    fn gso_size(&self) -> u16 {
+        if self.slices.len() > 1 {
+            self.size as u16
+        } else {
+            0
+        }
+    }
+
+    fn clear(&mut self) {
+        self.slices.clear();
+        self.bytes = 0;
     }
 }
 
@@ -107,7 +151,7 @@ impl<D: Driver> Core<D> {
         if mapping.hop_limit != input.hop_limit {
             mapping.hop_limit = input.hop_limit;
             let socket = mapping.socket;
-            self.flush_udp_run();
+            self.flush_udp_up();
             // Best effort: a host that refuses it still sends.
             let _ = self.driver.set_hop_limit(socket, input.hop_limit);
         }
@@ -120,7 +164,7 @@ impl<D: Driver> Core<D> {
         let (socket, segments) = (mapping.socket, mapping.segments);
         let token = FlowId::udp(index).token();
         if input.gso_size > 0 {
-            self.flush_udp_run();
+            self.flush_udp_up();
             if segments {
                 self.driver
                     .send_to(socket, &to, &[input.payload], input.gso_size, token);
@@ -131,34 +175,48 @@ impl<D: Driver> Core<D> {
                     self.driver.send_to(socket, &to, &[one], 0, token);
                 }
             }
-        } else if segments && self.udp_run.takes((index, to), input.payload.len()) {
-            self.udp_run.push(input.payload);
         } else {
-            self.flush_udp_run();
-            self.udp_run.to = Some((index, to));
-            self.udp_run.size = input.payload.len();
-            self.udp_run.push(input.payload);
+            let with = (index, to);
+            let len = input.payload.len();
+            if segments && self.udp_runs.up.takes(&with, len, RUN_MAX) {
+                self.udp_runs.up.push(input.payload);
+            } else {
+                self.flush_udp_up();
+                self.udp_runs.up.start(with, input.payload);
+            }
         }
     }
 
     /// Sends what the batch gathered.
-    pub(crate) fn flush_udp_run(&mut self) {
-        let Some((index, to)) = self.udp_run.to.take() else {
+    pub(crate) fn flush_udp_runs(&mut self) {
+        self.flush_udp_up();
+        self.flush_udp_down();
+    }
+
+    fn flush_udp_up(&mut self) {
+        let run = &mut self.udp_runs.up;
+        let Some((index, to)) = run.with.take() else {
             return;
         };
-        let run = &mut self.udp_run;
         if let Some(mapping) = self.udp.get(index) {
-            let gso_size = if run.slices.len() > 1 {
-                run.size as u16
-            } else {
-                0
-            };
             let token = FlowId::udp(index).token();
             self.driver
-                .send_to(mapping.socket, &to, &run.slices, gso_size, token);
+                .send_to(mapping.socket, &to, &run.slices, run.gso_size(), token);
         }
-        run.slices.clear();
-        run.bytes = 0;
+        run.clear();
+    }
+
+    fn flush_udp_down(&mut self) {
+        let run = &mut self.udp_runs.down;
+        let Some((peer, source_port, target_port)) = run.with.take() else {
+            return;
+        };
+        let ports = (source_port, target_port);
+        let frames = self
+            .egress
+            .udp(&mut self.driver, &peer, ports, &run.slices, run.gso_size());
+        run.clear();
+        self.counters.add(Counter::FramesOut, frames);
     }
 
     fn udp_mapping(&mut self, input: &UdpInput) -> Option<u32> {
@@ -245,14 +303,20 @@ impl<D: Driver> Core<D> {
         }
         self.counters.bump(Counter::DatagramsDown);
         self.counters.add(Counter::BytesDown, payload.len() as u64);
-        let frames = self.egress.udp(
-            &mut self.driver,
-            &peer,
-            from.port(),
-            key.guest_port,
-            payload,
-            gso_size,
-        );
+        let with = (peer, from.port(), key.guest_port);
+        let together = gso_size == 0 && self.egress.takes_run(&peer, payload.len());
+        let run = &mut self.udp_runs.down;
+        if together && run.takes(&with, payload.len(), FRAME_SLICES) {
+            return run.push(payload);
+        }
+        self.flush_udp_down();
+        if together {
+            return self.udp_runs.down.start(with, payload);
+        }
+        let ports = (from.port(), key.guest_port);
+        let frames = self
+            .egress
+            .udp(&mut self.driver, &peer, ports, &[payload], gso_size);
         self.counters.add(Counter::FramesOut, frames);
     }
 
@@ -396,7 +460,7 @@ impl<D: Driver> Core<D> {
         let payload = Slice::from_vec(answer.to_vec());
         let frames = self
             .egress
-            .udp(&mut self.driver, &peer, 53, guest_port, payload, 0);
+            .udp(&mut self.driver, &peer, (53, guest_port), &[payload], 0);
         self.counters.add(Counter::FramesOut, frames);
     }
 
@@ -421,7 +485,7 @@ impl<D: Driver> Core<D> {
         let payload = Slice::from_vec(message.to_vec());
         let frames = self
             .egress
-            .udp(&mut self.driver, &peer, 67, port, payload, 0);
+            .udp(&mut self.driver, &peer, (67, port), &[payload], 0);
         self.counters.add(Counter::FramesOut, frames);
     }
 }
@@ -434,43 +498,40 @@ mod tests {
         Slice::from_vec(vec![0; len])
     }
 
-    #[test]
-    fn a_run_is_equal_datagrams_and_one_shorter_at_its_end() {
-        let to = (1, "192.0.2.1:9".parse().unwrap());
-        let mut run = UdpRun {
-            to: Some(to),
-            size: 100,
-            ..UdpRun::default()
-        };
-        run.push(slice(100));
-        assert!(run.takes(to, 100) && run.takes(to, 40));
-        assert!(!run.takes(to, 101) && !run.takes(to, 0));
-        assert!(!run.takes((2, to.1), 100));
-        assert!(!run.takes((1, "192.0.2.1:10".parse().unwrap()), 100));
-        run.push(slice(40));
-        assert!(!run.takes(to, 40), "nothing follows the short one");
+    fn to(port: u16) -> Upward {
+        (1, ([192, 0, 2, 1], port).into())
+    }
+
+    fn run(size: usize) -> UdpRun<Upward> {
+        let mut run = UdpRun::default();
+        run.start(to(9), slice(size));
+        run
     }
 
     #[test]
-    fn a_run_stays_within_one_packet_and_the_kernels_bound() {
-        let to = (1, "192.0.2.1:9".parse().unwrap());
-        let mut run = UdpRun {
-            to: Some(to),
-            size: 1400,
-            ..UdpRun::default()
-        };
-        while run.takes(to, 1400) {
-            run.push(slice(1400));
+    fn a_run_is_equal_datagrams_and_one_shorter_at_its_end() {
+        let mut run = run(100);
+        assert_eq!(run.gso_size(), 0, "one needs no cutting");
+        assert!(run.takes(&to(9), 100, 64) && run.takes(&to(9), 40, 64));
+        assert!(!run.takes(&to(9), 101, 64) && !run.takes(&to(9), 0, 64));
+        assert!(!run.takes(&(2, to(9).1), 100, 64));
+        assert!(!run.takes(&to(10), 100, 64));
+        run.push(slice(40));
+        assert_eq!(run.gso_size(), 100);
+        assert!(!run.takes(&to(9), 40, 64), "nothing follows the short one");
+        run.clear();
+        run.start(to(10), slice(7));
+        assert!(run.takes(&to(10), 7, 64));
+    }
+
+    #[test]
+    fn a_run_stays_within_one_packet_and_the_bound() {
+        for (size, datagrams) in [(1400, RUN_BYTES_MAX / 1400), (1, RUN_MAX)] {
+            let mut run = run(size);
+            while run.takes(&to(9), size, RUN_MAX) {
+                run.push(slice(size));
+            }
+            assert_eq!(run.slices.len(), datagrams);
         }
-        assert_eq!(run.slices.len(), RUN_BYTES_MAX / 1400);
-        let mut run = UdpRun {
-            to: Some(to),
-            size: 1,
-            ..UdpRun::default()
-        };
-        while run.takes(to, 1) {
-            run.push(slice(1));
-        }
-        assert_eq!(run.slices.len(), RUN_MAX);
     }
 }
