@@ -5,7 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use towpath_benches::frames;
 use towpath_benches::replay::{Recording, RecordingError, Replay, Report, replay_frames};
+use towpath_stack::Address;
+use towpath_stack::build::Envelope;
+use towpath_stack::tcp::segment::{Flags, Options, Segment};
+use towpath_stack::tcp::seq::SequenceNumber;
+use towpath_stack::wire::offload;
 
 fn sample() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("frames/sample.pcap")
@@ -36,6 +42,76 @@ fn run(file: &Path, arguments: &[&str]) -> Output {
         .args(arguments)
         .output()
         .expect("towpath-replay starts")
+}
+
+/// A recording of an upload to an engine that offers a window of 1 MiB from its first ACK on. For
+/// each flight the guest sends super-frames of these payloads, and the engine acknowledges all.
+fn upload(flights: &[&[usize]]) -> Vec<u8> {
+    let from_guest = Envelope {
+        target: Address::v4([198, 51, 100, 1]),
+        ..frames::envelope(false)
+    };
+    let from_host = Envelope {
+        source_mac: from_guest.target_mac,
+        target_mac: from_guest.source_mac,
+        source: from_guest.target,
+        target: from_guest.source,
+        ..from_guest
+    };
+    let opening = Options {
+        mss: Some(1460),
+        window_scale: Some(7),
+        ..Options::default()
+    };
+    let (syn, ack) = (Flags::SYN, Flags::ACK);
+    let guest = |flags, options, sent: u32, payload| {
+        let segment = Segment {
+            sequence: SequenceNumber(1000) + sent,
+            ..frames::segment(flags, options)
+        };
+        frames::tcp(&from_guest, &segment, payload)
+    };
+    let host = |flags: Flags, options, sent: u32, window| {
+        let segment = Segment {
+            source_port: 443,
+            target_port: 40_000,
+            sequence: SequenceNumber(2000) - u32::from(flags.syn()),
+            acknowledgment: SequenceNumber(1000) + sent,
+            window,
+            ..frames::segment(flags, options)
+        };
+        frames::tcp(&from_host, &segment, 0)
+    };
+    let mut sent = 1;
+    let mut recorded = vec![
+        guest(syn, opening, 0, 0),
+        host(syn | ack, opening, sent, u16::MAX),
+        guest(ack, Options::default(), sent, 0),
+    ];
+    for &flight in flights {
+        for &payload in flight {
+            recorded.push(guest(ack, Options::default(), sent, payload));
+            sent += payload as u32;
+        }
+        recorded.push(host(ack, Options::default(), sent, 1 << 13));
+    }
+    pcap(&recorded)
+}
+
+/// A pcap file with the first 128 bytes of frames that have an offload header in front of them.
+fn pcap(frames: &[Vec<u8>]) -> Vec<u8> {
+    // Magic number, version 2.4, two fields that are always zero, the longest frame, ethernet.
+    let header = [0xa1b2_c3d4_u32, 2 | 4 << 16, 0, 0, 128, 1];
+    let mut file: Vec<u8> = header.into_iter().flat_map(u32::to_ne_bytes).collect();
+    for (microsecond, frame) in (0..).zip(frames) {
+        let frame = &frame[offload::HEADER_LEN..];
+        let kept = &frame[..frame.len().min(128)];
+        for field in [1, microsecond, kept.len() as u32, frame.len() as u32] {
+            file.extend(field.to_ne_bytes());
+        }
+        file.extend(kept);
+    }
+    file
 }
 
 #[test]
@@ -69,6 +145,27 @@ fn replays_of_one_recording_are_alike() {
             ..second
         }
     );
+}
+
+#[test]
+fn a_guest_s_frames_wait_for_the_core_s_window() {
+    // The core's window has doubled once when the flights begin.
+    let (first, flight) = ([frames::SEGMENT; 46], [frames::SUPER_FRAME; 16]);
+    let report = replay(&upload(&[&first[..44], &first[44..], &flight, &flight]));
+    assert_eq!((report.faults, report.connections), (0, 1), "{report}");
+    assert_eq!(report.frames_in, 2 + 46 + 2 * 16, "{report}");
+    let bytes = 46 * frames::SEGMENT + 2 * 16 * frames::SUPER_FRAME;
+    assert_eq!(report.payload_bytes.0, bytes as u64, "{report}");
+}
+
+#[test]
+fn a_window_that_stays_too_small_for_a_frame_is_probed() {
+    // With 14,000 of its first 64 KiB filled a core does not open the window further by itself.
+    let flight = [frames::SUPER_FRAME; 16];
+    let report = replay(&upload(&[&[14_000], &flight]));
+    let bytes = 14_000 + 16 * frames::SUPER_FRAME as u64;
+    assert_eq!(report.payload_bytes.0, bytes, "{report}");
+    assert_eq!(report.faults, 1, "{report}");
 }
 
 #[test]

@@ -34,6 +34,8 @@ const FRAME_BUFFER_BYTES: u32 = 65_792;
 const STREAM_BUFFERS: u16 = 256;
 const STREAM_BUFFER_BYTES: u32 = 16 << 10;
 const DATAGRAM_BUFFERS: u16 = 64;
+/// How often a frame that the core's window does not open for is played before it is given up.
+const PROBES_MAX: u32 = 3;
 /// The only link.
 const LINK: LinkId = LinkId(0);
 
@@ -49,6 +51,8 @@ pub struct ReplayDriver<'a> {
     /// The step that comes next, and the time.
     next: usize,
     now: u64,
+    /// How often the next step's frame was played although the core's window did not reach so far.
+    probes: u32,
     stop: Stop,
     frames: FilledPool,
     streams: FilledPool,
@@ -115,6 +119,10 @@ struct CoreSide {
     clock: u32,
     /// Behind all that the core has sent.
     sent: SequenceNumber,
+    /// The right edge of the window that the core offers to the guest; `None` after its reset.
+    edge: Option<SequenceNumber>,
+    /// The shift of its window fields.
+    scale: u8,
 }
 
 impl<'a> ReplayDriver<'a> {
@@ -126,6 +134,7 @@ impl<'a> ReplayDriver<'a> {
             gateways: (network.gateway4(), network.gateway6()),
             next: 0,
             now: 0,
+            probes: 0,
             stop,
             frames: FilledPool::new(FRAME_BUFFERS, FRAME_BUFFER_BYTES)?,
             streams: FilledPool::new(STREAM_BUFFERS, STREAM_BUFFER_BYTES)?,
@@ -211,6 +220,8 @@ impl<'a> ReplayDriver<'a> {
                 return Ok(());
             }
         }
+        // The recording may have been cut in the midst of an upload.
+        self.prompt.append(&mut self.quiet);
         if self.prompt.is_empty() {
             self.stop.stop();
             self.now = self.now.max(deadline.unwrap_or(0));
@@ -218,7 +229,8 @@ impl<'a> ReplayDriver<'a> {
         Ok(())
     }
 
-    /// Gives the guest's frames up to the next thing that the host did, as many as have buffers.
+    /// Gives the guest's frames up to the next thing that the host did, as many as have buffers and
+    /// lie in the core's window.
     fn play_run(&mut self) -> io::Result<()> {
         let recording = self.recording;
         while let Some(Step {
@@ -234,17 +246,60 @@ impl<'a> ReplayDriver<'a> {
                 }
                 break;
             }
-            self.next += 1;
+            if self.is_beyond_window(frame) {
+                if self.prompt.is_empty() {
+                    self.open_window(frame);
+                }
+                break;
+            }
+            self.go_on();
             self.play(frame);
         }
         Ok(())
+    }
+
+    fn go_on(&mut self) {
+        self.next += 1;
+        self.probes = 0;
+    }
+
+    /// Whether the guest could not have sent a frame yet, for want of a window.
+    fn is_beyond_window(&self, frame: &GuestFrame) -> bool {
+        match frame.flow {
+            Flow::Tcp {
+                connection,
+                payload_end: Some(end),
+                ..
+            } => self.connections[connection]
+                .core
+                .and_then(|core| core.edge)
+                .is_some_and(|edge| edge.before(end)),
+            _ => false,
+        }
+    }
+
+    /// Does what may open the core's window, when it has been told all else: the kernel has taken
+    /// what was sent to the host, and if that does not help the guest probes the window. The core
+    /// takes as much of the probe as it has room for, and its answer says how far the guest may go.
+    fn open_window(&mut self, frame: &GuestFrame) {
+        if !self.quiet.is_empty() {
+            self.prompt.append(&mut self.quiet);
+            return;
+        }
+        self.probes += 1;
+        if self.probes == PROBES_MAX {
+            self.go_on();
+        }
+        self.play(frame);
     }
 
     fn play(&mut self, frame: &GuestFrame) {
         let (mut moved, mut ahead) = (None, false);
         match frame.flow {
             Flow::Open { connection } => self.note_opening(connection),
-            Flow::Tcp { connection, places } => {
+            Flow::Tcp {
+                connection, places, ..
+            } => {
                 let Some(core) = self.connections[connection].core else {
                     self.counted.left_out += 1;
                     return;
@@ -395,7 +450,7 @@ impl<'a> ReplayDriver<'a> {
         }
     }
 
-    /// Learns from a TCP frame of the core's what it has sent.
+    /// Learns from a TCP frame of the core's what it has sent, and how far its window is open.
     fn learn(&mut self, (key, segment): &(ConnectionKey, Segment), payload: u32) {
         let Some(&index) = self.keys.get(key) else {
             return;
@@ -404,13 +459,24 @@ impl<'a> ReplayDriver<'a> {
         let flags = segment.flags;
         let end = segment.sequence + payload + u32::from(flags.syn()) + u32::from(flags.fin());
         match (&mut connection.core, connection.recorded) {
-            (Some(core), _) => core.sent = core.sent.max(end),
+            (Some(core), _) => {
+                core.sent = core.sent.max(end);
+                // A SYN's own window is not scaled (RFC 7323 §2.2).
+                let scale = if flags.syn() { 0 } else { core.scale };
+                let offered = segment.acknowledgment + (u32::from(segment.window) << scale);
+                core.edge = match core.edge {
+                    Some(edge) if !flags.rst() => Some(edge.max(offered)),
+                    _ => None,
+                };
+            }
             (None, Some((initial, timestamp))) if flags.syn() => {
                 let ours = segment.options.timestamps.map_or(0, |t| t.value);
                 connection.core = Some(CoreSide {
                     sequence: segment.sequence.0.wrapping_sub(initial),
                     clock: ours.wrapping_sub(timestamp),
                     sent: end,
+                    edge: Some(segment.acknowledgment + u32::from(segment.window)),
+                    scale: segment.options.window_scale.unwrap_or(0),
                 });
             }
             _ => {}

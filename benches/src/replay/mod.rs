@@ -13,6 +13,10 @@
 //! blocks and timestamp echoes of the guest's frames are moved, per connection, by the difference
 //! between the SYN-ACK that was recorded and the one that the core writes.
 //!
+//! The core's window may open later than that of the engine that was recorded, so a guest's frame
+//! waits, and all behind it, until the window that the core last wrote reaches to its end. Played too
+//! early it would lose its end, which nobody sends again, and so all that follows would be in vain.
+//!
 //! A wait of the core ends with a run of the guest's frames that were recorded one after the other, or
 //! with what such a run of the host's did: these are the batches that the recorded engine had. Time
 //! is the recording's. Frames lie in pooled buffers, but only their headers are copied into them:

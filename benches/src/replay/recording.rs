@@ -12,6 +12,7 @@ use pcap_parser::{Linktype, PcapCapture};
 use towpath_stack::Address;
 use towpath_stack::parse::{self, Body, Content, IpPacket, Packet, Transport};
 use towpath_stack::tcp::segment::Segment;
+use towpath_stack::tcp::seq::SequenceNumber;
 use towpath_stack::wire::arp;
 use towpath_stack::wire::ethernet::{HEADER_LEN as ETHERNET, MacAddress};
 use towpath_stack::wire::offload::{ChecksumState, Offload};
@@ -92,8 +93,13 @@ pub(super) struct GuestFrame {
 pub(super) enum Flow {
     /// The SYN of a connection.
     Open { connection: usize },
-    /// Any later segment: where in the frame stand what refers to our sequence numbers and clock.
-    Tcp { connection: usize, places: Places },
+    /// Any later segment: where in the frame stand what refers to our sequence numbers and clock, and
+    /// the sequence number behind its payload, if it has one.
+    Tcp {
+        connection: usize,
+        places: Places,
+        payload_end: Option<SequenceNumber>,
+    },
     /// A datagram from one of the guest's UDP ports.
     Udp { port: usize, to: (Address, u16) },
     /// Whatever needs no look.

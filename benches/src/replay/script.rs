@@ -248,6 +248,7 @@ impl Script {
                     ETHERNET + ip.header_len,
                     payload.start as usize,
                 ),
+                payload_end: (len > 0).then(|| segment.sequence + len),
             }
         };
         let connection = self.connections.get(&key)?.index;
