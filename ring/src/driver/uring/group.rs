@@ -32,8 +32,9 @@ struct Entry {
 
 const _: () = assert!(size_of::<Entry>() == 16);
 
-/// At least this many buffers are listed, however full they get.
+/// So many buffers are listed at least, however full they get, and at most, however empty.
 const LISTED_MIN: usize = 4;
+const LISTED_MAX: usize = 128;
 
 /// Not listed for the kernel.
 const NOWHERE: u16 = u16::MAX;
@@ -129,7 +130,8 @@ impl BufferGroup {
     pub(super) fn replenish(&mut self) {
         self.pool.collect_returned();
         let before = self.tail;
-        let wanted = (self.hot_bytes / (self.usual_eighths / 8).max(1)).max(LISTED_MIN);
+        let fitting = self.hot_bytes / (self.usual_eighths / 8).max(1);
+        let wanted = fitting.clamp(LISTED_MIN, LISTED_MAX);
         while self.listed < wanted
             && let Some(buffer) = self.pool.take_freed()
         {
