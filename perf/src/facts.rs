@@ -21,6 +21,18 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// The machine and the congestion control in a line, without its end.
+    pub(crate) fn line(&self) -> String {
+        let Facts {
+            kernel,
+            cpu,
+            cores,
+            congestion,
+            ..
+        } = self;
+        format!("{kernel}, {cores} cores, {cpu}; TCP congestion control {congestion}")
+    }
+
     /// Gathers them; what cannot be read is `unknown`.
     pub(crate) fn gather(congestion: &str) -> Facts {
         let system = rustix::system::uname();

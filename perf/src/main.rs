@@ -11,6 +11,7 @@ mod cpu;
 mod describe;
 mod facts;
 mod failure;
+mod json;
 mod loadgen;
 mod measure;
 mod metrics;

@@ -35,6 +35,7 @@ use crate::cases::{self, Case};
 use crate::cpu::processes_of_tree;
 use crate::facts::Facts;
 use crate::failure::{Context, Failure, Outcome};
+use crate::json;
 use crate::loadgen::parse_seconds;
 use crate::measure::Settings;
 use crate::peers::{self, Peer, Role};
@@ -101,8 +102,7 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
         replay: look("instructions of recorded frames", || subject.replay()),
     };
     let path = args.out.join("profile.json");
-    let json = serde_json::to_string_pretty(&profile).doing("write the profile")?;
-    fs::write(&path, json).doing(format_args!("write {}", path.display()))?;
+    json::write(&path, &profile)?;
     print!("{}", profile.to_text());
     println!(
         "\nAll of it, and the flame graphs, are in {}",

@@ -69,16 +69,10 @@ pub(crate) struct Samples {
 impl Profile {
     /// For the terminal.
     pub(crate) fn to_text(&self) -> String {
-        let Facts {
-            kernel,
-            cpu,
-            cores,
-            congestion,
-            ..
-        } = &self.facts;
+        let facts = self.facts.line();
         let (peer, case, mtu) = (&self.peer, &self.case, self.mtu);
         let mut text = format!(
-            "{kernel}, {cores} cores, {cpu}; TCP congestion control {congestion}\n\
+            "{facts}\n\
              {peer}, {case}, MTU {mtu}, {} s a load; a frame is what passes the guest's \
              interface, up to 64 KiB with offloads\n\n{}",
             self.seconds,

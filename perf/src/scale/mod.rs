@@ -21,6 +21,7 @@ use crate::cases::{self, Case};
 use crate::cpu::processes_of_tree;
 use crate::facts::Facts;
 use crate::failure::{Context, Failure, Outcome};
+use crate::json;
 use crate::loadgen::parse_seconds;
 use crate::measure::Settings;
 use crate::metrics::{Better, work};
@@ -139,8 +140,7 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
         scaling.rows.extend(rows(args, case, &parts, &towpath)?);
     }
     let path = args.out.join("scale.json");
-    let json = serde_json::to_string_pretty(&scaling).doing("write the results")?;
-    fs::write(&path, json).doing(format_args!("write {}", path.display()))?;
+    json::write(&path, &scaling)?;
     print!("{}", scaling.to_text(&all));
     println!("\nAll numbers are in {}", path.display());
     Ok(ExitCode::SUCCESS)
@@ -271,15 +271,9 @@ fn lane_samples(
 
 impl Scaling {
     fn to_text(&self, all: &[usize]) -> String {
-        let Facts {
-            kernel,
-            cpu,
-            cores,
-            congestion,
-            ..
-        } = &self.facts;
+        let facts = self.facts.line();
         let mut text = format!(
-            "{kernel}, {cores} cores, {cpu}; TCP congestion control {congestion}\n\
+            "{facts}\n\
              MTU {}, rounds {}, {} s a load; median and range\n",
             self.mtu, self.rounds, self.seconds
         );

@@ -31,6 +31,7 @@ use self::sample::Holdings;
 use self::verdict::Base;
 use crate::facts::Facts;
 use crate::failure::{Context, Failure, Outcome};
+use crate::json;
 use crate::loadgen::parse_seconds;
 use crate::peers::{self, Peer, Role};
 use crate::sandbox::{self, Users};
@@ -136,8 +137,7 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     let mut soaking = Soaking::start(args)?;
     let soak = soaking.through()?;
     let path = args.out.join("soak.json");
-    let json = serde_json::to_string_pretty(&soak).doing("write the results")?;
-    fs::write(&path, json).doing(format_args!("write {}", path.display()))?;
+    json::write(&path, &soak)?;
     print!("{}", soak.to_text());
     println!("All samples are in {}", path.display());
     Ok(if soak.wrong.is_empty() {
@@ -311,16 +311,10 @@ fn progress(at: Duration, of: Duration, phase: Phase, holdings: &Holdings, tally
 
 impl Soak {
     fn to_text(&self) -> String {
-        let Facts {
-            kernel,
-            cpu,
-            cores,
-            congestion,
-            ..
-        } = &self.facts;
+        let facts = self.facts.line();
         let (peer, mtu) = (&self.peer, self.mtu);
         let mut text = format!(
-            "\n{kernel}, {cores} cores, {cpu}; TCP congestion control {congestion}\n\
+            "\n{facts}\n\
              {peer}, MTU {mtu}, {} s of load{}\n",
             self.seconds,
             if self.interrupted {
