@@ -76,6 +76,9 @@ impl BusyPoll {
 
     /// Takes note of a batch.
     pub(super) fn saw(&mut self, batch: &[Completion]) {
+        if self.longest == 0 {
+            return;
+        }
         let bytes: usize = batch.iter().map(Completion::bytes).sum();
         self.recent_bytes = self.recent_bytes - self.recent_bytes / 4 + bytes;
     }
