@@ -300,6 +300,9 @@ impl Connection {
                 .note_timestamp(now, timestamps.value, segment.sequence);
         }
         let old = len > 0 && end.at_or_before(self.receive.nxt);
+        if old {
+            self.receive.note_duplicate(segment.sequence, end);
+        }
         Some(if old {
             Dropped::Duplicate
         } else {

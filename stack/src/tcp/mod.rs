@@ -32,7 +32,7 @@
 //! | `output.rs` | which segment leaves, and its header | |
 //! | `expiry.rs`, `timers.rs` | four deadlines and what they mean | RFC 6298 §5, RFC 1122 §4.2.3.6 |
 //! | `receive.rs` | what is new in a segment, the window, when to ACK | RFC 9293 §3.8.6 |
-//! | `reassembly.rs` | bytes out of order, SACK blocks to send | RFC 2018 §4 |
+//! | `reassembly.rs` | bytes out of order, SACK blocks to send | RFC 2018 §4, RFC 2883 |
 //! | `send.rs` | what may leave, the three modes of recovery | RFC 5681, 6582, 6675 |
 //! | `scoreboard.rs` | SACK blocks received | RFC 6675 §4 |
 //! | `congestion.rs` | cwnd | RFC 5681, 6928, 3465 |

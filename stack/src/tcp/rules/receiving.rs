@@ -50,6 +50,55 @@ fn a_gap_is_told_with_sack_in_one_ack() {
     assert_eq!(ack.options.sack.as_slice(), &blocks[..1]);
 }
 
+/// What the next ACK, the only segment due, tells.
+fn blocks_out(bench: &mut Bench) -> Vec<(u32, u32)> {
+    let ack = bench.one_out().segment;
+    let blocks = ack.options.sack.as_slice();
+    blocks
+        .iter()
+        .map(|&(left, right)| (left.0, right.0))
+        .collect()
+}
+
+#[test]
+fn what_came_twice_is_told_first_and_once() {
+    // RFC 2883 §4.
+    let mut bench = Bench::seasoned(Bench::with_sack());
+    // Before what was acknowledged: a lost ACK.
+    let again = bench.data_at(16_001, 1000);
+    assert_eq!(again.dropped, Some(Dropped::Duplicate));
+    assert_eq!(blocks_out(&mut bench), [(16_001, 17_001)]);
+    // Partly before it: the new part counts.
+    assert_eq!(bench.data_at(16_501, 1000).deliver, 500..1000);
+    assert_eq!(blocks_out(&mut bench), [(16_501, 17_001)]);
+    // Among what is kept: the block around it follows (§4.1.2).
+    bench.data_at(20_001, 1000);
+    bench.data_at(18_001, 1000);
+    bench.data_at(21_001, 1000);
+    bench.out();
+    let again = bench.data_at(18_501, 500);
+    assert_eq!(again.dropped, Some(Dropped::Duplicate));
+    let told = [(18_501, 19_001), (18_001, 19_001), (20_001, 22_001)];
+    assert_eq!(blocks_out(&mut bench), told);
+    // Two in a row are one range, and one of each batch is told.
+    bench.data_at(20_001, 500);
+    bench.data_at(20_501, 500);
+    let told = [(20_001, 21_001), (20_001, 22_001), (18_001, 19_001)];
+    assert_eq!(blocks_out(&mut bench), told);
+    // A segment that closes the gap and covers what is kept behind it.
+    assert_eq!(bench.data_at(17_501, 1500).deliver, 0..1500);
+    assert_eq!(blocks_out(&mut bench), [(18_001, 19_001), (20_001, 22_001)]);
+    bench.data_at(23_001, 10);
+    assert_eq!(blocks_out(&mut bench), [(23_001, 23_011), (20_001, 22_001)]);
+}
+
+#[test]
+fn nothing_is_told_to_a_guest_without_sack() {
+    let mut bench = Bench::seasoned(Bench::plain());
+    bench.data_at(16_001, 1000);
+    assert_eq!(blocks_out(&mut bench), []);
+}
+
 #[test]
 fn sack_blocks_take_their_room_from_the_payload() {
     // RFC 6691 §2: the MSS does not count options.
