@@ -17,7 +17,9 @@ use super::timers::{Deadline, Timers};
 use super::verdict::State;
 use crate::time::Instant;
 
-/// Challenge ACKs in one [`CHALLENGE_PERIOD`] (RFC 5961 §7).
+/// Challenge ACKs in one [`CHALLENGE_PERIOD`] (RFC 5961 §7). There is no limit over all connections:
+/// each such ACK answers a frame of the guest's own link, so that they never outnumber what it sends,
+/// and a common count would let one connection's sender find out about others (CVE-2016-5696).
 const CHALLENGES_MAX: u8 = 5;
 const CHALLENGE_PERIOD: Duration = Duration::from_secs(1);
 
@@ -193,6 +195,12 @@ impl Connection {
     /// Congestion window in bytes; 0 before the connection is established.
     pub fn cwnd(&self) -> u32 {
         self.send.cwnd()
+    }
+
+    /// One after the highest sequence number that was sent. A connection that takes the place of
+    /// this one in TIME-WAIT must begin beyond it (RFC 9293 §3.6.1).
+    pub fn sequence_end(&self) -> Seq {
+        self.send.max
     }
 
     /// Payload bytes of a full segment that we send, options taken off.

@@ -60,7 +60,9 @@
 //!
 //! # Not here
 //!
-//! Urgent data is delivered in line, without mark. No Nagle: the host's kernel has joined small
+//! Urgent data is delivered in line and in order; the mark is not carried on to the host's peer. There,
+//! without SO_OOBINLINE, it would take a byte out of the stream, and which one the two ends of a
+//! socket API disagree about (RFC 6093 §3.1); middleboxes clear it anyway (§3.4). No Nagle: the host's kernel has joined small
 //! writes already. No ECN, no Fast Open (payload in a SYN is left to be sent again), no
 //! authentication. Ports are told here only to fill headers; addresses and checksums are the
 //! caller's.
