@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::config::Config;
+use super::ecn::Notification;
 use super::options::Agreed;
 use super::receive::Receiver;
 use super::reset;
@@ -32,6 +33,7 @@ const CHALLENGE_PERIOD: Duration = Duration::from_secs(1);
 pub struct Connection {
     pub(super) state: State,
     pub(super) agreed: Agreed,
+    pub(super) ecn: Notification,
     pub(super) our_port: u16,
     pub(super) guest_port: u16,
     pub(super) send: Sender,
@@ -69,6 +71,7 @@ impl Connection {
             iss,
             Receiver::new(syn.sequence + 1, config),
         );
+        connection.ecn = Notification::asked(config, syn.flags);
         connection.take_syn(now, config, syn);
         connection
     }
@@ -102,6 +105,7 @@ impl Connection {
         Self {
             state,
             agreed: Agreed::offered(),
+            ecn: Notification::default(),
             our_port,
             guest_port,
             send: Sender::new(Seq(iss)),

@@ -2,7 +2,8 @@
 
 use super::config::Config;
 use super::connection::Connection;
-use super::segment::{Flags, Segment, Timestamps};
+use super::ecn::Notification;
+use super::segment::{Ecn, Flags, Segment, Timestamps};
 use super::send::Acked;
 use super::seq::SequenceNumber as Seq;
 use super::timers::Deadline;
@@ -46,12 +47,14 @@ impl Connection {
     /// nothing to decide but how much it acknowledges.
     fn is_predicted(&self, now: Instant, segment: &Segment, len: usize) -> bool {
         let plain = segment.flags == Flags::ACK || segment.flags == (Flags::ACK | Flags::PSH);
+        let unmarked = segment.ecn != Ecn::Congested;
         let news = len > 0 || self.send.una.before(segment.acknowledgment);
         let fresh = match segment.options.timestamps {
             Some(timestamps) => self.receive.is_fresh(now, timestamps.value),
             None => !self.agreed.timestamps,
         };
         plain
+            && unmarked
             && news
             && fresh
             && segment.options.sack.is_empty()
@@ -98,11 +101,13 @@ impl Connection {
             return dropped(Dropped::AckMissing);
         }
         if segment.sequence + 1 == self.receive.nxt {
+            self.ecn.on_repeated_syn(segment.flags);
             return dropped(Dropped::Duplicate);
         }
         // The guest forgot its first attempt and makes another.
         self.receive.synchronize(segment.sequence + 1, config);
         self.heard_at = now;
+        self.ecn = Notification::asked(config, segment.flags);
         self.take_syn(now, config, segment);
         Received::default()
     }
@@ -206,6 +211,9 @@ impl Connection {
         self.note_heard(now, segment);
         let acked = self.take_ack(now, config, segment, len);
         received.acked = acked.bytes;
+        if self.ecn.agreed {
+            self.note_congestion(segment, payload.len());
+        }
         if acked.fin && self.on_fin_acked(now, config) {
             received.closed = true;
             return received;
@@ -268,6 +276,7 @@ impl Connection {
         if self.state == State::SynReceived && again {
             if !segment.flags.ack() {
                 self.syn_due = true;
+                self.ecn.on_repeated_syn(segment.flags);
                 return dropped(Dropped::Duplicate);
             }
             if self.is_syn_acked(segment) {
@@ -402,6 +411,19 @@ impl Connection {
             }
         }
         acked
+    }
+
+    /// What an acceptable segment says about congestion. Its own mark comes after CWR, which tells
+    /// of those before it (RFC 3168 §6.1.3).
+    fn note_congestion(&mut self, segment: &Segment, len: usize) {
+        if segment.flags.contains(Flags::CWR) {
+            self.ecn.echo_due = false;
+        }
+        if segment.ecn == Ecn::Congested && len > 0 {
+            // Told at once: a guest with a small window may send no second segment.
+            self.receive.ack_now |= !self.ecn.echo_due;
+            self.ecn.echo_due = true;
+        }
     }
 
     /// Our FIN is acknowledged. Returns whether the connection is closed now.

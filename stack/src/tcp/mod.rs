@@ -37,6 +37,7 @@
 //! | `scoreboard.rs` | SACK blocks received | RFC 6675 §4 |
 //! | `congestion.rs` | cwnd | RFC 5681, 6928, 3465 |
 //! | `rtt.rs` | RTO | RFC 6298 |
+//! | `ecn.rs` | marks of congestion, told both ways | RFC 3168 |
 //! | `options.rs` | what the SYNs agreed on | RFC 7323, 2018, 6691 |
 //! | `reset.rs` | answers to segments without connection | RFC 9293 §3.10.7.1 |
 //!
@@ -63,13 +64,14 @@
 //! Urgent data is delivered in line and in order; the mark is not carried on to the host's peer. There,
 //! without SO_OOBINLINE, it would take a byte out of the stream, and which one the two ends of a
 //! socket API disagree about (RFC 6093 §3.1); middleboxes clear it anyway (§3.4). No Nagle: the host's kernel has joined small
-//! writes already. No ECN, no Fast Open (payload in a SYN is left to be sent again), no
+//! writes already. No Fast Open (payload in a SYN is left to be sent again), no
 //! authentication. Ports are told here only to fill headers; addresses and checksums are the
 //! caller's.
 
 mod config;
 mod congestion;
 mod connection;
+mod ecn;
 mod expiry;
 #[cfg(test)]
 mod hostile;
