@@ -183,8 +183,8 @@ pub fn segment(flags: Flags, options: Options) -> Segment {
         acknowledgment: SequenceNumber(2000),
         flags,
         window: 1024,
-        urgent: 0,
         options,
+        ..Segment::default()
     }
 }
 

@@ -694,6 +694,7 @@ mod tests {
                 sack,
                 ..Options::default()
             },
+            ..Segment::default()
         }
     }
 

@@ -26,6 +26,9 @@ const RANGES_MAX: usize = 64;
 /// Bytes of the first fragment's packet that are kept to be quoted: an ICMPv6 error holds no more.
 const QUOTE_MAX: usize = 1280;
 
+/// The ECN field of a traffic class, and its value in a packet that a router marked (RFC 3168 §5).
+const CONGESTED: u8 = 3;
+
 /// Bounds of a [`Reassembler`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -65,7 +68,8 @@ pub struct Datagram {
     pub protocol: u8,
     /// TTL or hop limit of the first fragment.
     pub hop_limit: u8,
-    /// The TOS byte or traffic class of the first fragment.
+    /// The TOS byte or traffic class of the first fragment, marked as congested (CE) if it may be and
+    /// any fragment was (RFC 3168 §5.3).
     pub traffic_class: u8,
     /// The transport packet, for [`parse_transport`](crate::parse::parse_transport).
     pub payload: Vec<u8>,
@@ -142,6 +146,8 @@ struct Assembly {
     expires: Instant,
     /// Dropped; remembered so that its other fragments don't begin it anew.
     condemned: bool,
+    /// A fragment was marked (CE).
+    congested: bool,
     /// Length in bytes, known from the last fragment.
     end: Option<usize>,
     payload: Vec<u8>,
@@ -288,6 +294,7 @@ impl Reassembler {
             key,
             expires: now + timeout,
             condemned: false,
+            congested: false,
             end: None,
             payload: Vec::new(),
             ranges: Vec::new(),
@@ -331,6 +338,7 @@ impl Assembly {
         let result = self.place(fragment);
         match result {
             Ok(()) => {
+                self.congested |= packet.traffic_class & CONGESTED == CONGESTED;
                 if fragment.offset == 0 {
                     let quote = packet.bytes.get(..QUOTE_MAX).unwrap_or(packet.bytes);
                     self.first = Some(First {
@@ -429,9 +437,12 @@ impl Assembly {
         let First {
             protocol,
             hop_limit,
-            traffic_class,
+            mut traffic_class,
             header,
         } = self.first?;
+        if self.congested && traffic_class & CONGESTED != 0 {
+            traffic_class |= CONGESTED;
+        }
         Some(Datagram {
             guest,
             source,
@@ -504,6 +515,40 @@ mod tests {
         match outcome {
             Outcome::Complete(datagram) => datagram,
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn one_marked_fragment_marks_the_whole() {
+        // RFC 3168 §5.3, unless the first says that nothing of it understands marks.
+        for (classes, whole_class) in [([0xb8, 0xb8], 0xb8), ([2, 3], 3), ([3, 2], 3), ([0, 3], 0)]
+        {
+            let mut r = Reassembler::new(Limits::default());
+            let mut outcome = Outcome::Pending;
+            for (i, traffic_class) in classes.into_iter().enumerate() {
+                let payload = [i as u8; 8];
+                let fragment = Fragment {
+                    identification: 1,
+                    offset: 8 * i as u16,
+                    more: i == 0,
+                    protocol: 6,
+                    payload: &payload,
+                };
+                let (source, target) = addresses(true);
+                let packet = IpPacket {
+                    source,
+                    target,
+                    hop_limit: 64,
+                    traffic_class,
+                    dont_fragment: false,
+                    protocol: 6,
+                    bytes: b"",
+                    header_len: 20,
+                    content: Content::Fragment(fragment),
+                };
+                outcome = r.add(NOW, 1, &packet, &fragment);
+            }
+            assert_eq!(whole(outcome).traffic_class, whole_class);
         }
     }
 

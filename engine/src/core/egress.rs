@@ -164,14 +164,11 @@ impl Egress {
         let mut header = [0; HEADER_MAX];
         let len = payload.iter().map(Slice::len).sum();
         let checksum = self.checksum(payload);
-        let (n, offload) = build::tcp(
-            &mut header,
-            &self.envelope(peer),
-            segment,
-            len,
-            gso_size,
-            checksum,
-        );
+        let envelope = Envelope {
+            traffic_class: segment.ecn as u8,
+            ..self.envelope(peer)
+        };
+        let (n, offload) = build::tcp(&mut header, &envelope, segment, len, gso_size, checksum);
         self.write(driver, &header[..n], &offload, payload);
     }
 

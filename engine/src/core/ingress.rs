@@ -10,6 +10,7 @@ use towpath_stack::flow::{self, FlowKey, Protocol};
 use towpath_stack::fragment::{Datagram, Outcome};
 use towpath_stack::neighbor::Answer;
 use towpath_stack::parse::{self, Body, Content, Fragment, IpPacket, Transport};
+use towpath_stack::tcp::segment::{Ecn, Segment};
 use towpath_stack::wire::ethernet::{self, MacAddress};
 use towpath_stack::wire::icmpv4::{self, Echo};
 use towpath_stack::wire::icmpv6;
@@ -38,6 +39,7 @@ struct Arrival<'a> {
     base: usize,
     peer: Peer,
     hop_limit: u8,
+    traffic_class: u8,
     /// Size of each datagram or segment in a super-frame, else 0.
     gso_size: u16,
     /// The transport packet from its header on.
@@ -125,6 +127,7 @@ impl<D: Driver> Core<D> {
                         remote: ip.target,
                     },
                     hop_limit: ip.hop_limit,
+                    traffic_class: ip.traffic_class,
                     gso_size: match offload.gso {
                         Some(gso) if gso.kind == GsoKind::UdpL4 => gso.size,
                         _ => 0,
@@ -171,6 +174,7 @@ impl<D: Driver> Core<D> {
                 remote: datagram.target,
             },
             hop_limit: datagram.hop_limit,
+            traffic_class: datagram.traffic_class,
             gso_size: 0,
             transport: 0..buffer.len(),
             quote: Slice::from_vec(quote),
@@ -211,7 +215,10 @@ impl<D: Driver> Core<D> {
                     key,
                     hash,
                     peer: arrival.peer,
-                    segment: *segment,
+                    segment: Segment {
+                        ecn: Ecn::of(arrival.traffic_class),
+                        ..*segment
+                    },
                     frame: arrival.buffer,
                     payload_at: arrival.base + payload.start as usize,
                     payload_len: payload.len(),

@@ -34,6 +34,7 @@ use towpath_ring::buffer::Slice;
 use towpath_ring::driver::{Driver, Errno, ReceiveEnd, Remote, SendMode, SocketId, SocketKind};
 use towpath_stack::flow::FlowKey;
 use towpath_stack::tcp::segment::Segment;
+use towpath_stack::tcp::seq::SequenceNumber;
 use towpath_stack::tcp::{self, Connection, Reason, SendQueue, TimerOutcome};
 use towpath_stack::wire::ethernet::MacAddress;
 use towpath_stack::{Address, Instant};
@@ -78,6 +79,8 @@ const TRACED_HOPS: u8 = 30;
 /// Receives up to this size are copied out of their buffer when half of the buffers are taken: many
 /// connections with one small message each would pin 16 KiB for each.
 const SMALL: usize = 2048;
+/// Sequence numbers left free between a connection in TIME-WAIT and the one that takes its place.
+const SUCCESSOR_GAP: u32 = 64 << 10;
 /// How often all flows may be looked through for buffers that stand still.
 const RELIEF_INTERVAL: Duration = Duration::from_millis(1);
 /// Bytes of the waiting send of a blocked flow.
@@ -215,8 +218,9 @@ impl<D: Driver> Core<D> {
             .connection
             .on_segment(self.now, config, &input.segment, payload);
         if received.reopen {
+            let used = flow.connection.sequence_end();
             self.release(index, false);
-            return self.on_tcp_without_flow(&input);
+            return self.open_tcp(&input, Some(used));
         }
         if let Some(reason) = received.dropped {
             self.counters
@@ -258,13 +262,15 @@ impl<D: Driver> Core<D> {
     fn on_tcp_without_flow(&mut self, input: &TcpInput<'_>) {
         let flags = input.segment.flags;
         if flags.syn() && !flags.ack() && !flags.rst() {
-            self.open_tcp(input);
+            self.open_tcp(input, None);
         } else {
             self.reset(input);
         }
     }
 
-    fn open_tcp(&mut self, input: &TcpInput<'_>) {
+    /// A SYN begins a connection; `used` is the end of the sequence numbers of one in TIME-WAIT whose
+    /// place it takes.
+    fn open_tcp(&mut self, input: &TcpInput<'_>, used: Option<SequenceNumber>) {
         let (remote, kind) = match self
             .admission
             .judge(input.key.remote_address, input.key.remote_port)
@@ -304,7 +310,7 @@ impl<D: Driver> Core<D> {
         let traces =
             inet && input.hop_limit <= TRACED_HOPS && self.driver.set_report_errors(socket).is_ok();
         let config = self.tcp_configs.towards(input.key.guest_address);
-        let first = initial_sequence(&self.initial_sequences, &input.key, self.now);
+        let first = initial_sequence(&self.initial_sequences, &input.key, self.now, used);
         let connect_until = self.now + self.limits.connect_timeout;
         let flow = TcpFlow {
             connection: Connection::from_syn(self.now, config, &input.segment, first),
@@ -839,10 +845,17 @@ fn first_window(mss: u16) -> u32 {
 }
 
 /// An initial sequence number (RFC 6528 §3): a keyed hash of the connection's addresses and ports,
-/// plus a clock that advances once every 4 µs.
-fn initial_sequence(secret: &std::hash::RandomState, key: &FlowKey, now: Instant) -> u32 {
+/// plus a clock that advances once every 4 µs. Data goes faster than that clock, so a connection that
+/// takes the place of one in TIME-WAIT begins beyond what that one has `used` (RFC 9293 §3.6.1).
+fn initial_sequence(
+    secret: &std::hash::RandomState,
+    key: &FlowKey,
+    now: Instant,
+    used: Option<SequenceNumber>,
+) -> u32 {
     let clock = (now.as_nanos() / 4_000) as u32;
-    (secret.hash_one(key) as u32).wrapping_add(clock)
+    let fresh = SequenceNumber((secret.hash_one(key) as u32).wrapping_add(clock));
+    used.map_or(fresh, |used| fresh.max(used + SUCCESSOR_GAP)).0
 }
 
 #[cfg(test)]
@@ -874,13 +887,25 @@ mod tests {
             remote_port: 80,
         };
         let at = |port, micros: u64| {
-            initial_sequence(&secret, &key(port), Instant::from_nanos(micros * 1_000))
+            initial_sequence(
+                &secret,
+                &key(port),
+                Instant::from_nanos(micros * 1_000),
+                None,
+            )
         };
         assert_eq!(at(1, 400).wrapping_sub(at(1, 0)), 100);
         assert_ne!(at(1, 0), at(2, 0));
         assert_ne!(
             at(1, 0),
-            initial_sequence(&std::hash::RandomState::new(), &key(1), Instant::ZERO)
+            initial_sequence(&std::hash::RandomState::new(), &key(1), Instant::ZERO, None)
         );
+        // In the place of a connection that sent much in a short time, and of one that sent little.
+        let first = SequenceNumber(at(1, 0));
+        for (used, begins_anew) in [(first + 1_000_000, true), (first - 1_000_000, false)] {
+            let next = initial_sequence(&secret, &key(1), Instant::ZERO, Some(used));
+            assert!(SequenceNumber(next).after(used));
+            assert_eq!(next != first.0, begins_anew);
+        }
     }
 }

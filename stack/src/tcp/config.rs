@@ -42,6 +42,8 @@ pub struct Config {
     pub fin_wait_2: Duration,
     /// Initial congestion window, in segments (RFC 6928: 10).
     pub initial_window: u8,
+    /// Whether a guest that asks for congestion notification gets it (RFC 3168).
+    pub ecn: bool,
 }
 
 impl Default for Config {
@@ -63,6 +65,7 @@ impl Default for Config {
             time_wait: Duration::from_secs(60),
             fin_wait_2: Duration::from_secs(2 * 3600 + 4 * 60),
             initial_window: 10,
+            ecn: true,
         }
     }
 }

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::config::Config;
+use super::ecn::Notification;
 use super::options::Agreed;
 use super::receive::Receiver;
 use super::reset;
@@ -17,7 +18,9 @@ use super::timers::{Deadline, Timers};
 use super::verdict::State;
 use crate::time::Instant;
 
-/// Challenge ACKs in one [`CHALLENGE_PERIOD`] (RFC 5961 §7).
+/// Challenge ACKs in one [`CHALLENGE_PERIOD`] (RFC 5961 §7). There is no limit over all connections:
+/// each such ACK answers a frame of the guest's own link, so that they never outnumber what it sends,
+/// and a common count would let one connection's sender find out about others (CVE-2016-5696).
 const CHALLENGES_MAX: u8 = 5;
 const CHALLENGE_PERIOD: Duration = Duration::from_secs(1);
 
@@ -30,6 +33,7 @@ const CHALLENGE_PERIOD: Duration = Duration::from_secs(1);
 pub struct Connection {
     pub(super) state: State,
     pub(super) agreed: Agreed,
+    pub(super) ecn: Notification,
     pub(super) our_port: u16,
     pub(super) guest_port: u16,
     pub(super) send: Sender,
@@ -67,6 +71,7 @@ impl Connection {
             iss,
             Receiver::new(syn.sequence + 1, config),
         );
+        connection.ecn = Notification::asked(config, syn.flags);
         connection.take_syn(now, config, syn);
         connection
     }
@@ -100,6 +105,7 @@ impl Connection {
         Self {
             state,
             agreed: Agreed::offered(),
+            ecn: Notification::default(),
             our_port,
             guest_port,
             send: Sender::new(Seq(iss)),
@@ -193,6 +199,12 @@ impl Connection {
     /// Congestion window in bytes; 0 before the connection is established.
     pub fn cwnd(&self) -> u32 {
         self.send.cwnd()
+    }
+
+    /// One after the highest sequence number that was sent. A connection that takes the place of
+    /// this one in TIME-WAIT must begin beyond it (RFC 9293 §3.6.1).
+    pub fn sequence_end(&self) -> Seq {
+        self.send.max
     }
 
     /// Payload bytes of a full segment that we send, options taken off.

@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use proptest::prelude::*;
 
-use super::segment::{Flags, Options, SackBlocks, Segment, Timestamps};
+use super::segment::{Ecn, Flags, Options, SackBlocks, Segment, Timestamps};
 use super::seq::SequenceNumber as Seq;
 use super::*;
 use crate::time::Instant;
@@ -156,6 +156,7 @@ impl Subject {
             acknowledgment: shift(self.connection.send.max, acknowledgment),
             flags: Flags(flags),
             window,
+            ecn: Ecn::of(window as u8),
             ..Segment::default()
         };
         segment.options.timestamps = timestamps.map(|by| Timestamps {
@@ -243,7 +244,7 @@ proptest! {
             source_port: 1000,
             target_port: 80,
             sequence: Seq(isses.0),
-            flags: Flags::SYN,
+            flags: Flags::SYN | if isses.1 % 2 == 0 { Flags::ECE | Flags::CWR } else { Flags(0) },
             window: 5000,
             options,
             ..Segment::default()

@@ -2,7 +2,8 @@
 
 use super::config::Config;
 use super::connection::Connection;
-use super::segment::{Flags, Segment};
+use super::ecn::Notification;
+use super::segment::{Ecn, Flags, Segment, Timestamps};
 use super::send::Acked;
 use super::seq::SequenceNumber as Seq;
 use super::timers::Deadline;
@@ -46,12 +47,14 @@ impl Connection {
     /// nothing to decide but how much it acknowledges.
     fn is_predicted(&self, now: Instant, segment: &Segment, len: usize) -> bool {
         let plain = segment.flags == Flags::ACK || segment.flags == (Flags::ACK | Flags::PSH);
+        let unmarked = segment.ecn != Ecn::Congested;
         let news = len > 0 || self.send.una.before(segment.acknowledgment);
         let fresh = match segment.options.timestamps {
             Some(timestamps) => self.receive.is_fresh(now, timestamps.value),
             None => !self.agreed.timestamps,
         };
         plain
+            && unmarked
             && news
             && fresh
             && segment.options.sack.is_empty()
@@ -98,11 +101,13 @@ impl Connection {
             return dropped(Dropped::AckMissing);
         }
         if segment.sequence + 1 == self.receive.nxt {
+            self.ecn.on_repeated_syn(segment.flags);
             return dropped(Dropped::Duplicate);
         }
         // The guest forgot its first attempt and makes another.
         self.receive.synchronize(segment.sequence + 1, config);
         self.heard_at = now;
+        self.ecn = Notification::asked(config, segment.flags);
         self.take_syn(now, config, segment);
         Received::default()
     }
@@ -110,7 +115,7 @@ impl Connection {
     /// RFC 9293 §3.10.7.3.
     fn on_syn_sent(&mut self, now: Instant, config: &Config, segment: &Segment) -> Received {
         let acked = segment.flags.ack();
-        if acked && (segment.acknowledgment != self.send.max || self.send_unacknowledged() == 0) {
+        if acked && !self.is_syn_acked(segment) {
             if !segment.flags.rst() {
                 self.reset_due = Some(segment.acknowledgment);
             }
@@ -175,7 +180,7 @@ impl Connection {
             return self.on_rst(now, segment);
         }
         if flags.syn() {
-            return self.on_syn(now, segment);
+            return self.on_syn(now, config, segment);
         }
         let len = payload.len() as u32 + u32::from(flags.fin());
         if let Some(reason) = self.reject(now, config, segment, len) {
@@ -188,7 +193,7 @@ impl Connection {
         let mut received = Received::default();
         if self.state == State::SynReceived {
             let ack = segment.acknowledgment;
-            if ack != self.send.max || self.send_unacknowledged() == 0 {
+            if !self.is_syn_acked(segment) {
                 self.reset_due = Some(ack);
                 return dropped(Dropped::BadAck);
             }
@@ -206,6 +211,9 @@ impl Connection {
         self.note_heard(now, segment);
         let acked = self.take_ack(now, config, segment, len);
         received.acked = acked.bytes;
+        if self.ecn.agreed {
+            self.note_congestion(segment, payload.len());
+        }
         if acked.fin && self.on_fin_acked(now, config) {
             received.closed = true;
             return received;
@@ -214,21 +222,34 @@ impl Connection {
         received
     }
 
-    /// A new SYN may end TIME-WAIT (RFC 9293 §3.10.7.4; RFC 6191 §2 with timestamps).
+    /// A new SYN may end TIME-WAIT (RFC 9293 §3.10.7.4) when it can't be one of long ago: by its
+    /// timestamp if this connection had them, by bringing some if it had not, else by its sequence
+    /// number (RFC 6191 §2).
     fn is_successor(&self, segment: &Segment) -> bool {
         let Flags(flags) = segment.flags;
         let control = flags & (Flags::SYN.0 | Flags::ACK.0 | Flags::RST.0 | Flags::FIN.0);
-        let later = match segment.options.timestamps {
-            Some(timestamps) if self.agreed.timestamps => {
-                Seq(timestamps.value).after(Seq(self.receive.ts_recent()))
+        if control != Flags::SYN.0 {
+            return false;
+        }
+        let later = segment.sequence.after(self.receive.nxt);
+        match segment.options.timestamps {
+            Some(Timestamps { value, echo: _ }) if self.agreed.timestamps => {
+                let recent = self.receive.ts_recent();
+                Seq(value).after(Seq(recent)) || (value == recent && later)
             }
-            _ => false,
-        };
-        control == Flags::SYN.0 && (later || segment.sequence.after(self.receive.nxt))
+            Some(_) => true,
+            None => later,
+        }
     }
 
     /// RFC 5961 §3.2: only the exact sequence number resets; one in the window is questioned.
     fn on_rst(&mut self, now: Instant, segment: &Segment) -> Received {
+        if self.state == State::TimeWait {
+            // RFC 1337 §3, F1: a RST must not end TIME-WAIT. The guest sends one as answer to our
+            // answer to something old, and what is old would then meet the next connection. Nor is
+            // it needed: a new SYN takes the place at once, or after the time is over.
+            return dropped(Dropped::ResetRejected);
+        }
         if segment.sequence == self.receive.nxt {
             return self.on_reset();
         }
@@ -239,25 +260,45 @@ impl Connection {
     }
 
     fn on_reset(&mut self) -> Received {
-        let reset = self.state != State::TimeWait;
         self.close();
         Received {
-            reset,
+            reset: true,
             closed: true,
             ..Received::default()
         }
     }
 
-    /// RFC 5961 §4.2: whatever its number, a SYN is answered by an ACK. Only the very SYN that a
-    /// SYN-ACK of ours answered is answered by that again.
-    fn on_syn(&mut self, now: Instant, segment: &Segment) -> Received {
-        let again = segment.sequence + 1 == self.receive.nxt && !segment.flags.ack();
+    /// RFC 5961 §4.2: whatever its number, a SYN is answered by an ACK. In SYN-RECEIVED, the very
+    /// SYN that a SYN-ACK of ours answered is answered by that again, and with an ACK of our SYN it
+    /// is the guest's half of an opening at once (RFC 9293 §3.5, figure 7).
+    fn on_syn(&mut self, now: Instant, config: &Config, segment: &Segment) -> Received {
+        let again = segment.sequence + 1 == self.receive.nxt;
         if self.state == State::SynReceived && again {
-            self.syn_due = true;
-            return dropped(Dropped::Duplicate);
+            if !segment.flags.ack() {
+                self.syn_due = true;
+                self.ecn.on_repeated_syn(segment.flags);
+                return dropped(Dropped::Duplicate);
+            }
+            if self.is_syn_acked(segment) {
+                self.heard_at = now;
+                self.establish(now, config);
+                self.receive.ack_now = true;
+                let (sequence, ack) = (segment.sequence, segment.acknowledgment);
+                let window = u32::from(segment.window);
+                self.send.start_window(sequence, ack, window);
+                return Received {
+                    established: true,
+                    ..Received::default()
+                };
+            }
         }
         self.challenge(now);
         dropped(Dropped::UnexpectedSyn)
+    }
+
+    /// Whether the ACK is of our SYN, which was sent.
+    fn is_syn_acked(&self, segment: &Segment) -> bool {
+        segment.acknowledgment == self.send.max && self.send_unacknowledged() > 0
     }
 
     /// The checks before anything of a segment counts: timestamps, then sequence number. `len`
@@ -300,6 +341,9 @@ impl Connection {
                 .note_timestamp(now, timestamps.value, segment.sequence);
         }
         let old = len > 0 && end.at_or_before(self.receive.nxt);
+        if old {
+            self.receive.note_duplicate(segment.sequence, end);
+        }
         Some(if old {
             Dropped::Duplicate
         } else {
@@ -367,6 +411,19 @@ impl Connection {
             }
         }
         acked
+    }
+
+    /// What an acceptable segment says about congestion. Its own mark comes after CWR, which tells
+    /// of those before it (RFC 3168 §6.1.3).
+    fn note_congestion(&mut self, segment: &Segment, len: usize) {
+        if segment.flags.contains(Flags::CWR) {
+            self.ecn.echo_due = false;
+        }
+        if segment.ecn == Ecn::Congested && len > 0 {
+            // Told at once: a guest with a small window may send no second segment.
+            self.receive.ack_now |= !self.ecn.echo_due;
+            self.ecn.echo_due = true;
+        }
     }
 
     /// Our FIN is acknowledged. Returns whether the connection is closed now.

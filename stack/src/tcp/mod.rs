@@ -32,12 +32,13 @@
 //! | `output.rs` | which segment leaves, and its header | |
 //! | `expiry.rs`, `timers.rs` | four deadlines and what they mean | RFC 6298 §5, RFC 1122 §4.2.3.6 |
 //! | `receive.rs` | what is new in a segment, the window, when to ACK | RFC 9293 §3.8.6 |
-//! | `reassembly.rs` | bytes out of order, SACK blocks to send | RFC 2018 §4 |
+//! | `reassembly.rs` | bytes out of order, SACK blocks to send | RFC 2018 §4, RFC 2883 |
 //! | `send.rs` | what may leave, the three modes of recovery | RFC 5681, 6582, 6675 |
 //! | `scoreboard.rs` | SACK blocks received | RFC 6675 §4 |
 //! | `congestion.rs` | cwnd | RFC 5681, 6928, 3465 |
 //! | `rtt.rs` | RTO | RFC 6298 |
 //! | `path_mtu.rs` | segments that did not fit | RFC 1191, 8201, 5927 |
+//! | `ecn.rs` | marks of congestion, told both ways | RFC 3168 |
 //! | `options.rs` | what the SYNs agreed on | RFC 7323, 2018, 6691 |
 //! | `reset.rs` | answers to segments without connection | RFC 9293 §3.10.7.1 |
 //!
@@ -61,14 +62,17 @@
 //!
 //! # Not here
 //!
-//! Urgent data is delivered in line, without mark. No Nagle: the host's kernel has joined small
-//! writes already. No ECN, no Fast Open (payload in a SYN is left to be sent again), no
+//! Urgent data is delivered in line and in order; the mark is not carried on to the host's peer. There,
+//! without SO_OOBINLINE, it would take a byte out of the stream, and which one the two ends of a
+//! socket API disagree about (RFC 6093 §3.1); middleboxes clear it anyway (§3.4). No Nagle: the host's kernel has joined small
+//! writes already. No Fast Open (payload in a SYN is left to be sent again), no
 //! authentication. Ports are told here only to fill headers; addresses and checksums are the
 //! caller's.
 
 mod config;
 mod congestion;
 mod connection;
+mod ecn;
 mod expiry;
 #[cfg(test)]
 mod hostile;

@@ -1,10 +1,12 @@
 //! A segment may leave: which one, and its header.
 
+use core::mem;
+
 use super::config::Config;
 use super::connection::Connection;
 use super::options::sack_len;
 use super::reset;
-use super::segment::{Flags, Options, SackBlocks, Segment, Timestamps};
+use super::segment::{Ecn, Flags, Options, SackBlocks, Segment, Timestamps};
 use super::send::Chunk;
 use super::seq::SequenceNumber as Seq;
 use super::timers::Deadline;
@@ -66,7 +68,7 @@ impl Connection {
         } else {
             self.receive.note_ack_sent(false, self.agreed.sack);
             (
-                Flags::SYN | Flags::ACK,
+                Flags::SYN | Flags::ACK | self.ecn.syn_ack_flags(),
                 self.receive.nxt,
                 self.receive.ts_recent(),
             )
@@ -94,6 +96,12 @@ impl Connection {
         let payload_max = u32::from(self.agreed.payload_max());
         let sack = self.receive.sack_blocks(self.agreed.sack_blocks_max());
         let size = payload_max - u32::from(sack_len(sack.as_slice().len()));
+        // What says CWR is not cut by a link.
+        let alone = SendQueue {
+            segment_max: queue.segment_max.min(size),
+            ..*queue
+        };
+        let queue = if self.ecn.reduced { &alone } else { queue };
         let mut chunk = self.send.next(queue, size);
         if chunk.is_none() && self.probe_due && !self.send.is_in_flight() {
             chunk = self.send.probe(queue, size);
@@ -134,8 +142,21 @@ impl Connection {
                 other => other,
             };
         }
+        let fresh = chunk.len > 0 && !chunk.retransmission && !chunk.probe;
+        let ecn = if self.ecn.agreed && fresh {
+            if mem::take(&mut self.ecn.reduced) {
+                // RFC 3168 §6.1.2.
+                flags = flags | Flags::CWR;
+            }
+            Ecn::Capable
+        } else {
+            Ecn::NotCapable
+        };
         self.note_ack_sent(true);
-        let segment = self.header(now, config, chunk.start, flags, sack);
+        let segment = Segment {
+            ecn,
+            ..self.header(now, config, chunk.start, flags, sack)
+        };
         let first = chunk.start.since(front);
         Transmit {
             payload: first..first + chunk.len,
@@ -191,7 +212,7 @@ impl Connection {
         Segment {
             sequence,
             acknowledgment: self.receive.nxt,
-            flags,
+            flags: flags | self.ecn.ack_flags(),
             window: self.receive.window(config, self.agreed.our_scale),
             options: Options {
                 timestamps,

@@ -63,6 +63,8 @@ pub(super) struct Receiver {
     pub(super) ack_now: bool,
     /// Where the guest's FIN is, once seen.
     fin_at: Option<Seq>,
+    /// Bytes that came again, to be told in the next ACK (RFC 2883).
+    duplicate: Option<(Seq, Seq)>,
     store: Option<Box<Reassembly>>,
 }
 
@@ -81,6 +83,7 @@ impl Receiver {
             duplicates: 0,
             ack_now: false,
             fin_at: None,
+            duplicate: None,
             store: None,
         }
     }
@@ -234,11 +237,11 @@ impl Receiver {
             self.note_fin(end);
         }
         let start = sequence.max(self.nxt);
+        self.note_duplicate(sequence, start.min(end));
         if start.before(end) {
             if start == self.nxt {
-                let first = start.since(sequence);
-                taken.reassembled = self.advance(&mut end, full_max);
-                taken.deliver = first..end.since(sequence);
+                taken.deliver = start.since(sequence)..end.since(sequence);
+                taken.reassembled = self.advance(end, full_max);
             } else {
                 self.keep(config, start, end, sequence, payload, &mut taken);
             }
@@ -269,26 +272,26 @@ impl Receiver {
         bytes
     }
 
-    /// Moves `nxt` to `end`, and on over what was kept. Where a kept chunk begins before `end`,
-    /// `end` is cut back to it. Returns whether kept chunks are in order now.
-    fn advance(&mut self, end: &mut Seq, full_max: u16) -> bool {
+    /// Moves `nxt` to `end`, and on over what was kept. Returns whether kept bytes follow `end`
+    /// now.
+    fn advance(&mut self, end: Seq, full_max: u16) -> bool {
         let before = self.nxt;
-        self.nxt = *end;
+        self.nxt = end;
         let mut reassembled = false;
         if let Some(store) = &mut self.store {
-            store.drop_covered(*end);
-            if let Some(first) = store.first()
-                && first.at_or_before(*end)
-            {
-                *end = first;
-                self.nxt = store.run_end(first);
+            let duplicate = store.drop_before(end);
+            if store.first() == Some(end) {
+                self.nxt = store.run_end(end);
                 reassembled = true;
             }
-            // RFC 5681 §4.2: the filling of a gap is acknowledged at once.
-            self.ack_now = true;
             if store.is_empty() {
                 self.store = None;
             }
+            if let Some((left, right)) = duplicate {
+                self.note_duplicate(left, right);
+            }
+            // RFC 5681 §4.2: the filling of a gap is acknowledged at once.
+            self.ack_now = true;
         }
         let len = self.nxt.since(before);
         self.room = self.room.saturating_sub(len);
@@ -311,11 +314,17 @@ impl Receiver {
         let store = self
             .store
             .get_or_insert_with(|| Box::new(Reassembly::new()));
-        if !store.insert(start, piece, config.out_of_order_max) {
-            taken.dropped = Some(Dropped::OutOfOrderFull);
-        }
+        let kept = store.insert(start, piece, config.out_of_order_max);
         if store.is_empty() {
             self.store = None;
+        }
+        if !kept.complete {
+            taken.dropped = Some(Dropped::OutOfOrderFull);
+        } else if kept.duplicate == Some((start, end)) {
+            taken.dropped = Some(Dropped::Duplicate);
+        }
+        if let Some((left, right)) = kept.duplicate {
+            self.note_duplicate(left, right);
         }
     }
 
@@ -331,6 +340,20 @@ impl Receiver {
     }
 
     // ACKs
+
+    /// `left..right` was received before and came again (RFC 2883 §4). One ACK answers a whole
+    /// batch and has place for one range: what continues the last one extends it, else the later
+    /// is told, at once.
+    pub(super) fn note_duplicate(&mut self, left: Seq, right: Seq) {
+        if !left.before(right) {
+            return;
+        }
+        self.ack_now = true;
+        self.duplicate = match self.duplicate {
+            Some((first, last)) if last == left => Some((first, right)),
+            _ => Some((left, right)),
+        };
+    }
 
     /// RFC 5681 §4.2: a segment out of order is acknowledged at once.
     fn note_gap(&mut self) {
@@ -368,14 +391,24 @@ impl Receiver {
         self.last_ack = self.nxt;
         self.unacked = 0;
         self.ack_now = false;
+        self.duplicate = None;
     }
 
-    /// The SACK blocks of the segment that is about to be sent.
+    /// The SACK blocks of the segment that is about to be sent: first what came twice (RFC 2883
+    /// §4), once; then what is kept, of which the run around it comes first by itself, since it
+    /// changed last.
     pub(super) fn sack_blocks(&self, blocks_max: usize) -> SackBlocks {
-        match &self.store {
-            None => SackBlocks::NONE,
-            Some(store) => store.sack_blocks(self.nxt, blocks_max),
+        let mut blocks = SackBlocks::NONE;
+        if blocks_max == 0 {
+            return blocks;
         }
+        if let Some((left, right)) = self.duplicate {
+            blocks.push(left, right);
+        }
+        if let Some(store) = &self.store {
+            store.add_sack_blocks(&mut blocks, self.nxt, blocks_max);
+        }
+        blocks
     }
 }
 
@@ -451,11 +484,11 @@ mod tests {
         let taken = take(&mut r, 1100, &[2; 100], true);
         assert_eq!(taken, Taken::default());
         assert_eq!(r.sack_blocks(4).as_slice(), &[(Seq(1100), Seq(1200))]);
-        // The segment that fills the gap overlaps what is kept: the kept bytes win.
+        // The segment that fills the gap overlaps what is kept, and is delivered whole.
         let taken = take(&mut r, 1000, &[1; 150], false);
-        assert_eq!(taken.deliver, 0..100);
+        assert_eq!(taken.deliver, 0..150);
         assert!(taken.reassembled && taken.finished);
-        assert_eq!(r.take_reassembled(), Some(vec![2; 100]));
+        assert_eq!(r.take_reassembled(), Some(vec![2; 50]));
         assert_eq!(r.take_reassembled(), None);
         assert!(r.store.is_none());
         assert_eq!(r.nxt, Seq(1201));

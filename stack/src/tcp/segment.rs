@@ -132,6 +132,33 @@ pub struct Options {
     pub sack: SackBlocks,
 }
 
+/// The ECN field of an IP header (RFC 3168 §5), the lowest two bits of its traffic class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ecn {
+    /// Not to be marked.
+    #[default]
+    NotCapable = 0,
+    /// ECT(1).
+    Capable1 = 1,
+    /// ECT(0).
+    Capable = 2,
+    /// CE: marked.
+    Congested = 3,
+}
+
+impl Ecn {
+    /// The field of a traffic class.
+    pub const fn of(traffic_class: u8) -> Self {
+        match traffic_class & 3 {
+            0 => Self::NotCapable,
+            1 => Self::Capable1,
+            2 => Self::Capable,
+            _ => Self::Congested,
+        }
+    }
+}
+
 /// A TCP header, host byte order. The payload travels beside it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
@@ -151,4 +178,6 @@ pub struct Segment {
     pub urgent: u16,
     /// Known options.
     pub options: Options,
+    /// What the IP header says: not TCP's field, but TCP reads and decides it.
+    pub ecn: Ecn,
 }

@@ -56,7 +56,7 @@ pub(super) struct Chunk {
     pub(super) last: bool,
     pub(super) retransmission: bool,
     /// Sent into a window that has no room for it: not in flight.
-    probe: bool,
+    pub(super) probe: bool,
 }
 
 impl Chunk {

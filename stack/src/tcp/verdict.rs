@@ -77,7 +77,8 @@ pub struct Received {
     /// The connection is closed; drop it. (TIME-WAIT is not closed.)
     pub closed: bool,
     /// A new SYN that may take the place of this connection in TIME-WAIT: drop the connection and
-    /// treat the segment as one without connection.
+    /// treat the segment as one without connection, but for the initial sequence number, which is
+    /// beyond [`sequence_end`](super::Connection::sequence_end).
     pub reopen: bool,
     /// Why the segment, or a part of it, was not used.
     pub dropped: Option<Dropped>,

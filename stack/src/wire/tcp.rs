@@ -8,7 +8,7 @@
 use zerocopy::byteorder::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::tcp::segment::{Flags, Options, SackBlocks, Segment, Timestamps};
+use crate::tcp::segment::{Ecn, Flags, Options, SackBlocks, Segment, Timestamps};
 use crate::tcp::seq::SequenceNumber;
 
 /// Length in bytes of a header without options.
@@ -50,7 +50,7 @@ pub enum Error {
 }
 
 /// Reads a header, its checksum verified beforehand or after; also returns its length in bytes
-/// with options. Options that are malformed end the reading of options, no more.
+/// with options. The ECN field, which is in the IP header, is the caller's to fill in. Options that are malformed end the reading of options, no more.
 pub fn parse(bytes: &[u8]) -> Result<(Segment, usize), Error> {
     let (header, _) = Header::ref_from_prefix(bytes).map_err(|_| Error::Truncated)?;
     let header_len = usize::from(header.data_offset >> 4) * 4;
@@ -67,6 +67,7 @@ pub fn parse(bytes: &[u8]) -> Result<(Segment, usize), Error> {
         window: header.window.get(),
         urgent: header.urgent.get(),
         options: parse_options(options),
+        ecn: Ecn::NotCapable,
     };
     Ok((segment, header_len))
 }
@@ -256,6 +257,7 @@ mod tests {
                 }),
                 sack: SackBlocks::NONE,
             },
+            ..Segment::default()
         };
         // The order in which Linux writes them.
         let golden = [
@@ -371,6 +373,7 @@ mod tests {
                     timestamps,
                     sack,
                 },
+                ..Segment::default()
             }
         })
     }

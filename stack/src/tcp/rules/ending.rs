@@ -69,22 +69,86 @@ fn both_end_at_once() {
     assert_eq!(bench.state(), State::TimeWait);
 }
 
+/// Both ended; the guest's next sequence number is 1002.
+fn in_time_wait(options: Options) -> Bench {
+    let stamp = options.timestamps;
+    let mut bench = Bench::held(options);
+    bench.accept();
+    bench.out();
+    let stamped = |bench: &Bench, flags| {
+        let mut segment = bench.header(flags);
+        segment.options.timestamps = stamp;
+        segment
+    };
+    let ack = stamped(&bench, ACK);
+    assert!(bench.on(&ack, 0).established);
+    bench.queue.finished = true;
+    assert_eq!(bench.flags_out(), [FIN_ACK]);
+    bench.guest.1 = 5_002;
+    let fin = stamped(&bench, FIN_ACK);
+    assert!(bench.on(&fin, 0).finished && bench.connection.is_time_wait());
+    bench.guest.0 += 1;
+    assert_eq!(bench.flags_out(), [ACK]);
+    bench
+}
+
+fn stamped(value: u32) -> Options {
+    Options {
+        timestamps: Some(Timestamps { value, echo: 0 }),
+        ..Bench::plain()
+    }
+}
+
 #[test]
 fn a_new_syn_takes_the_place_of_a_connection_in_time_wait() {
-    // RFC 9293 §3.10.7.4, RFC 6191.
-    let mut bench = Bench::established(Bench::plain());
-    bench.queue.finished = true;
-    bench.out();
-    bench.guest.1 = 5_002;
-    bench.fin();
+    // RFC 9293 §3.10.7.4, RFC 6191 §2: what the connection had, the SYN, and whether it is taken.
+    let (none, old, same, new) = (Bench::plain(), stamped(49), stamped(50), stamped(51));
+    for (had, sequence, options, taken) in [
+        (none, 900, none, false),
+        (none, 1_002, none, false),
+        (none, 1_003, none, true),
+        (none, 900, new, true),
+        (same, 900, none, false),
+        (same, 1_003, none, true),
+        (same, 90_000, old, false),
+        (same, 900, same, false),
+        (same, 1_003, same, true),
+        (same, 900, new, true),
+    ] {
+        let mut bench = in_time_wait(had);
+        let received = bench.on(&Bench::syn(sequence, options), 0);
+        let case = (sequence, options.timestamps);
+        assert_eq!(
+            (received.reopen, received.closed),
+            (taken, taken),
+            "{case:?}"
+        );
+        if !taken {
+            assert_eq!(received.dropped, Some(Dropped::UnexpectedSyn));
+            assert_eq!(bench.flags_out(), [ACK]);
+        }
+        assert_eq!(bench.connection.sequence_end(), Seq(5_002));
+    }
+    // What begins a connection is a SYN and nothing else.
+    for flags in [SYN_ACK, Flags::SYN | Flags::RST, Flags::SYN | Flags::FIN] {
+        let mut bench = in_time_wait(none);
+        let syn = Segment {
+            flags,
+            ..Bench::syn(90_000, none)
+        };
+        assert!(!bench.on(&syn, 0).reopen);
+    }
+}
+
+#[test]
+fn a_reset_does_not_end_time_wait() {
+    // RFC 1337 §3, F1.
+    let mut bench = in_time_wait(Bench::plain());
+    let received = bench.send(Flags::RST);
+    assert_eq!((received.reset, received.closed), (false, false));
+    assert_eq!(received.dropped, Some(Dropped::ResetRejected));
     assert!(bench.connection.is_time_wait());
-    let old = bench.on(&Bench::syn(900, Bench::plain()), 0);
-    assert_eq!(
-        (old.reopen, old.dropped),
-        (false, Some(Dropped::UnexpectedSyn))
-    );
-    let new = bench.on(&Bench::syn(90_000, Bench::plain()), 0);
-    assert!(new.reopen && new.closed);
+    assert_eq!(bench.out(), []);
 }
 
 #[test]

@@ -132,3 +132,29 @@ fn active_open_is_answered_refused_or_met_half_way() {
     assert_eq!(bench.flags_out(), [SYN_ACK]);
     assert!(bench.ack().established);
 }
+
+#[test]
+fn both_open_at_once_and_their_syn_acks_cross() {
+    // RFC 9293 §3.5, figure 7, line 6.
+    let mut bench = Bench::opened();
+    bench.on(&Bench::syn(1000, Bench::plain()), 0);
+    assert_eq!(bench.flags_out(), [SYN_ACK]);
+    let crossing = Segment {
+        flags: SYN_ACK,
+        acknowledgment: Seq(5001),
+        ..Bench::syn(1000, Bench::plain())
+    };
+    let wrong = Segment {
+        acknowledgment: Seq(5002),
+        ..crossing
+    };
+    assert_eq!(bench.on(&wrong, 0).dropped, Some(Dropped::UnexpectedSyn));
+    assert_eq!(bench.flags_out(), [ACK]);
+    let received = bench.on(&crossing, 0);
+    assert_eq!((received.established, received.dropped), (true, None));
+    assert_eq!(bench.state(), State::Established);
+    assert_eq!(bench.flags_out(), [ACK]);
+    bench.queue.bytes = 100;
+    assert_eq!(bench.ranges_out(), [(5001, 100)]);
+    assert_eq!(bench.data(10).deliver, 0..10);
+}

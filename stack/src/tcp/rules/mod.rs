@@ -3,6 +3,7 @@
 //! The guest's initial sequence number is 1000 and ours 5000, so that its first byte is 1001 and our
 //! first is 5001. Its MSS and ours are 1000 bytes, and windows are not scaled unless said.
 
+mod congestion_marks;
 mod ending;
 mod handshake;
 mod receiving;

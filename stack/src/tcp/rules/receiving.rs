@@ -50,6 +50,55 @@ fn a_gap_is_told_with_sack_in_one_ack() {
     assert_eq!(ack.options.sack.as_slice(), &blocks[..1]);
 }
 
+/// What the next ACK, the only segment due, tells.
+fn blocks_out(bench: &mut Bench) -> Vec<(u32, u32)> {
+    let ack = bench.one_out().segment;
+    let blocks = ack.options.sack.as_slice();
+    blocks
+        .iter()
+        .map(|&(left, right)| (left.0, right.0))
+        .collect()
+}
+
+#[test]
+fn what_came_twice_is_told_first_and_once() {
+    // RFC 2883 §4.
+    let mut bench = Bench::seasoned(Bench::with_sack());
+    // Before what was acknowledged: a lost ACK.
+    let again = bench.data_at(16_001, 1000);
+    assert_eq!(again.dropped, Some(Dropped::Duplicate));
+    assert_eq!(blocks_out(&mut bench), [(16_001, 17_001)]);
+    // Partly before it: the new part counts.
+    assert_eq!(bench.data_at(16_501, 1000).deliver, 500..1000);
+    assert_eq!(blocks_out(&mut bench), [(16_501, 17_001)]);
+    // Among what is kept: the block around it follows (§4.1.2).
+    bench.data_at(20_001, 1000);
+    bench.data_at(18_001, 1000);
+    bench.data_at(21_001, 1000);
+    bench.out();
+    let again = bench.data_at(18_501, 500);
+    assert_eq!(again.dropped, Some(Dropped::Duplicate));
+    let told = [(18_501, 19_001), (18_001, 19_001), (20_001, 22_001)];
+    assert_eq!(blocks_out(&mut bench), told);
+    // Two in a row are one range, and one of each batch is told.
+    bench.data_at(20_001, 500);
+    bench.data_at(20_501, 500);
+    let told = [(20_001, 21_001), (20_001, 22_001), (18_001, 19_001)];
+    assert_eq!(blocks_out(&mut bench), told);
+    // A segment that closes the gap and covers what is kept behind it.
+    assert_eq!(bench.data_at(17_501, 1500).deliver, 0..1500);
+    assert_eq!(blocks_out(&mut bench), [(18_001, 19_001), (20_001, 22_001)]);
+    bench.data_at(23_001, 10);
+    assert_eq!(blocks_out(&mut bench), [(23_001, 23_011), (20_001, 22_001)]);
+}
+
+#[test]
+fn nothing_is_told_to_a_guest_without_sack() {
+    let mut bench = Bench::seasoned(Bench::plain());
+    bench.data_at(16_001, 1000);
+    assert_eq!(blocks_out(&mut bench), []);
+}
+
 #[test]
 fn sack_blocks_take_their_room_from_the_payload() {
     // RFC 6691 §2: the MSS does not count options.
@@ -114,6 +163,82 @@ fn a_syn_in_a_connection_is_challenged_but_not_without_end() {
     bench.on(&Bench::syn(1000, Bench::plain()), 0);
     assert_eq!(bench.flags_out(), [ACK]);
     assert_eq!(bench.state(), State::Established);
+}
+
+#[test]
+fn a_guest_that_forgot_the_connection_is_found_out() {
+    // RFC 9293 §3.5.1, figures 9 and 10: half-open, and the guest opens again.
+    let mut bench = Bench::established(Bench::plain());
+    let syn = Bench::syn(700_000, Bench::plain());
+    assert_eq!(bench.on(&syn, 0).dropped, Some(Dropped::UnexpectedSyn));
+    let challenge = bench.one_out().segment;
+    assert_eq!(
+        (challenge.flags, challenge.acknowledgment),
+        (ACK, Seq(1001))
+    );
+    // In SYN-SENT that is an ACK of something never sent, and the guest resets by its number.
+    let reset = reset_for(&challenge, 0).unwrap();
+    assert!(bench.on(&reset, 0).reset);
+    // Or we send something that it does not know.
+    let mut bench = Bench::established(Bench::plain());
+    bench.queue.bytes = 10;
+    let data = bench.one_out().segment;
+    assert!(bench.on(&reset_for(&data, 10).unwrap(), 0).reset);
+}
+
+#[test]
+fn keepalive_probes_are_answered() {
+    // RFC 9293 §3.8.4: one before the next, without payload or with one byte of garbage.
+    let mut bench = Bench::seasoned(Bench::plain());
+    for len in [0, 1] {
+        let received = bench.data_at(17_000, len);
+        assert_eq!(received.deliver.len(), 0);
+        let answer = bench.one_out().segment;
+        assert_eq!((answer.flags, answer.acknowledgment), (ACK, Seq(17_001)));
+    }
+    assert_eq!(bench.data(1).deliver, 0..1);
+}
+
+#[test]
+fn two_ends_that_disagree_do_not_answer_each_other_for_ever() {
+    // RFC 9293 §3.10.7.4, first: each takes the other's ACK for old and answers it.
+    let mut bench = Bench::established(Bench::plain());
+    let mut answers = 0;
+    for _ in 0..100 {
+        let old = Segment {
+            sequence: Seq(500),
+            ..bench.header(ACK)
+        };
+        assert_eq!(bench.on(&old, 0).dropped, Some(Dropped::OutOfWindow));
+        answers += bench.out().len();
+    }
+    assert_eq!(answers, 5);
+}
+
+#[test]
+fn urgent_pointers_never_harm_the_stream() {
+    // RFC 9293 §3.8.5: in line and in order, wherever the pointer points.
+    for urgent in [0, 1, 5, 1000, u16::MAX] {
+        let mut bench = Bench::established(Bench::with_sack());
+        let segment = |sequence, flags| Segment {
+            sequence: Seq(sequence),
+            flags: flags | Flags::URG,
+            urgent,
+            ..Bench::established(Bench::with_sack()).header(ACK)
+        };
+        assert_eq!(bench.on(&segment(1001, ACK), 10).deliver, 0..10);
+        // Alone, out of order, and with the end.
+        let alone = bench.on(&segment(1011, ACK), 0);
+        assert_eq!(alone, Received::default());
+        assert!(bench.on(&segment(1021, FIN_ACK), 10).deliver.is_empty());
+        let filled = bench.on(&segment(1011, ACK), 10);
+        assert_eq!(filled.deliver, 0..10);
+        assert!(filled.reassembled && filled.finished);
+        assert_eq!(bench.connection.take_reassembled(), Some(vec![7; 10]));
+        let ack = bench.one_out().segment;
+        assert_eq!(ack.acknowledgment, Seq(1032));
+        assert!(!ack.flags.contains(Flags::URG) && ack.urgent == 0);
+    }
 }
 
 #[test]
