@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use towpath_ring::driver::faulty::FaultPlan;
 use towpath_stack::wire::ethernet::MacAddress;
 
 use crate::ports::PortSet;
@@ -24,6 +25,8 @@ pub struct EngineConfig {
     pub dns: DnsUpstream,
     /// Bounds on what a guest may use.
     pub limits: Limits,
+    /// What is done to frames both ways, to see what guest and engine make of it.
+    pub faults: Option<FaultPlan>,
 }
 
 /// The guest's segment: one IPv4 and one IPv6 subnet with the gateway at `.1`/`::1`, the host's

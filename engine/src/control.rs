@@ -182,6 +182,7 @@ mod tests {
             cores: 2,
             pin: false,
             busy_poll: Duration::ZERO,
+            faults: None,
             network: Network {
                 subnet4: (Ipv4Addr::new(10, 0, 2, 0), 24),
                 subnet6: "fd00::".parse().unwrap(),

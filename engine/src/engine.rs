@@ -5,12 +5,13 @@ use std::hash::RandomState;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
+use towpath_ring::driver::faulty::{FaultCounts, FaultPlan, Faulty};
 use towpath_ring::driver::uring::{Features, Uring, UringConfig};
-use towpath_ring::driver::{Driver, LinkId, Remote};
+use towpath_ring::driver::{Driver, LinkId, Remote, SocketId};
 use towpath_ring::frames::tap::TapQueue;
 use towpath_ring::lane::Lanes;
 use towpath_stack::neighbor::Neighbors;
@@ -32,6 +33,7 @@ pub struct Engine {
     peers: Arc<Peers>,
     counters: Vec<Arc<CoreCounters>>,
     failed: Arc<Failure>,
+    faults: Option<Arc<Injected>>,
     started: Instant,
 }
 
@@ -39,6 +41,13 @@ pub struct Engine {
 struct Failure {
     event: OwnedFd,
     reason: OnceLock<String>,
+}
+
+/// What the links are told to do to frames, and what they did.
+struct Injected {
+    plan: FaultPlan,
+    /// From and to the guest, added by each core at its end.
+    done: Mutex<(FaultCounts, FaultCounts)>,
 }
 
 /// Why an engine could not start.
@@ -82,6 +91,8 @@ pub struct Summary {
     pub totals: Totals,
     /// DNS and DHCP.
     pub services: ServiceCounters,
+    /// What was done to frames from and to the guest, where that was asked for.
+    pub faults: Option<(FaultCounts, FaultCounts)>,
     /// How long it ran.
     pub elapsed: Duration,
 }
@@ -89,7 +100,12 @@ pub struct Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "in {:.1} s:", self.elapsed.as_secs_f64())?;
-        write!(f, "{}{}", self.totals, self.services)
+        write!(f, "{}{}", self.totals, self.services)?;
+        if let Some((up, down)) = &self.faults {
+            writeln!(f, "faults from the guest: {up}")?;
+            writeln!(f, "faults to the guest: {down}")?;
+        }
+        Ok(())
     }
 }
 
@@ -144,13 +160,21 @@ impl Engine {
 
         let (ready, started) = mpsc::channel::<io::Result<()>>();
         let failure = Arc::clone(&failed);
+        let faults = config.faults.map(|plan| {
+            Arc::new(Injected {
+                plan,
+                done: Mutex::default(),
+            })
+        });
+        let injected = faults.clone();
         let ring = ring_config(&config);
         let threads = placement::spawn(cores, config.pin, move |id| {
             let Some((queue, service, seed)) = seeds[id].lock().ok().and_then(|mut s| s.take())
             else {
                 return;
             };
-            run_core(id, queue, service, seed, &ring, &ready, &failure);
+            let injected = injected.as_deref();
+            run_core(queue, service, seed, &ring, injected, &ready, &failure);
         })
         .map_err(StartError::Threads)?;
 
@@ -160,6 +184,7 @@ impl Engine {
             peers,
             counters,
             failed,
+            faults,
             started: Instant::now(),
         };
         for _ in 0..cores {
@@ -208,6 +233,7 @@ impl Engine {
         Summary {
             totals,
             services,
+            faults: self.faults.map(|faults| *lock(&faults.done)),
             elapsed: self.started.elapsed(),
         }
     }
@@ -228,11 +254,11 @@ fn ring_config(config: &EngineConfig) -> UringConfig {
 }
 
 fn run_core(
-    id: usize,
     queue: TapQueue,
     service: OwnedFd,
     seed: CoreSeed,
     ring: &UringConfig,
+    injected: Option<&Injected>,
     ready: &mpsc::Sender<io::Result<()>>,
     failure: &Failure,
 ) {
@@ -243,16 +269,45 @@ fn run_core(
             return;
         }
     };
+    let id = seed.id;
     if id == 0 {
         tell_of_ring(driver.features());
     }
     let _ = seed.peers.wakers[id].set(driver.waker());
     let service = driver.adopt(service);
+    let Some(injected) = injected else {
+        drive(driver, service, seed, ready, failure);
+        return;
+    };
+    let plan = FaultPlan {
+        seed: injected.plan.seed.wrapping_add(id as u64),
+        ..injected.plan
+    };
+    let driver = drive(Faulty::new(driver, &plan), service, seed, ready, failure);
+    let (up, down) = &mut *lock(&injected.done);
+    up.add(&driver.up());
+    down.add(&driver.down());
+}
+
+/// Runs a core over its driver until it ends.
+fn drive<D: Driver>(
+    driver: D,
+    service: SocketId,
+    seed: CoreSeed,
+    ready: &mpsc::Sender<io::Result<()>>,
+    failure: &Failure,
+) -> D {
     let mut core = Core::new(driver, service, seed);
     let _ = ready.send(Ok(()));
     if let Err(error) = core.run(failure) {
         failure.tell(format!("the I/O driver failed: {error}"));
     }
+    core.driver
+}
+
+/// Counts are right whoever panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Failure {

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
+use towpath_ring::driver::faulty::{FaultPlan, Faulty};
 use towpath_ring::driver::{FRAME_HEADER_MAX, SEND_SLICES_MAX};
 use towpath_ring::{
     Completion, Driver, Errno, ErrorOrigin, LinkId, ReceiveEnd, Remote, SendMode, Slice, SocketId,
@@ -1031,6 +1032,16 @@ macro_rules! conformance {
                 #[test]
                 fn $test() {
                     super::$test(super::small_uring(50_000));
+                }
+            )*
+        }
+        mod faulty_without_faults {
+            $(
+                #[test]
+                fn $test() {
+                    let super::World { driver, queue } = super::small_uring(0);
+                    let driver = super::Faulty::new(driver, &super::FaultPlan::default());
+                    super::$test(super::World { driver, queue });
                 }
             )*
         }

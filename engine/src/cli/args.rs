@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+use towpath_ring::driver::faulty::FaultPlan;
 use towpath_stack::wire::ethernet::MacAddress;
 
 use super::value;
@@ -188,6 +189,9 @@ pub(super) struct Network {
     /// than a sixteenth of a processor in vain, and not while others need the processor
     #[arg(long, value_name = "MICROS", default_value_t = BUSY_POLL_MICROS, value_parser = value_parser!(u32).range(0..=1000))]
     pub(super) busy_poll: u32,
+    /// Make the guest's link misbehave: a list as loss=1%,up.reorder=2%,delay=500us,seed=7
+    #[arg(long, value_name = "SPEC", hide = true)]
+    pub(super) fault: Option<FaultPlan>,
     #[command(flatten)]
     pub(super) limits: Limits,
 }
@@ -316,6 +320,8 @@ mod tests {
             ("towpath run --buffer-memory 5Q x", "5Q"),
             ("towpath run --mac 01:00:5e:00:00:01 x", "group"),
             ("towpath run --ready-fd -1 x", "-1"),
+            ("towpath run --fault loss=1%,seed=x y", "'seed=x'"),
+            ("towpath attach --pid 1 --fault lose=1%", "'lose=1%'"),
             ("towpath run --log-format xml x", "xml"),
             ("towpath attach", "--pid"),
             ("towpath attach --pid 1 --netns x", "cannot be used with"),
@@ -328,9 +334,15 @@ mod tests {
     }
 
     #[test]
-    fn help_teaches_and_hides_the_stages() {
+    fn help_teaches_and_hides_what_is_not_for_users() {
         let help = Line::command().render_long_help().to_string();
         assert!(help.contains("towpath run -- curl"), "{help}");
         assert!(!help.contains("__"), "{help}");
+        let mut line = Line::command();
+        for name in ["run", "attach"] {
+            let command = line.find_subcommand_mut(name).expect("it is there");
+            let help = command.render_long_help().to_string();
+            assert!(!help.contains("--fault"), "{help}");
+        }
     }
 }

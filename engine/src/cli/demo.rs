@@ -100,6 +100,7 @@ fn config(arguments: &args::Demo, servers: &host::Servers) -> Result<EngineConfi
         cores: arguments.cores,
         pin: settings::pins(arguments.cores, false, false),
         busy_poll: Duration::from_micros(args::BUSY_POLL_MICROS.into()),
+        faults: None,
         network: Network {
             subnet4: occupied.choose4().map_err(Failure::setup)?,
             subnet6: occupied.choose6().map_err(Failure::setup)?,

@@ -34,6 +34,7 @@ fn config_beside(arguments: &args::Network, occupied: &Occupied) -> Result<Engin
         pin,
         no_pin,
         busy_poll,
+        fault,
         limits,
     } = arguments;
     let network = Network {
@@ -61,6 +62,7 @@ fn config_beside(arguments: &args::Network, occupied: &Occupied) -> Result<Engin
             servers => DnsUpstream::Servers(servers.to_vec()),
         },
         limits: engine_limits(limits),
+        faults: *fault,
     })
 }
 
