@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use towpath_ring::driver::faulty::{FaultPlan, Faulty};
 use towpath_ring::driver::{FRAME_HEADER_MAX, SEND_SLICES_MAX};
 use towpath_ring::{
-    Completion, Driver, Errno, ErrorOrigin, LinkId, ReceiveEnd, Remote, SendMode, Slice, SocketId,
-    SocketKind, Token, UnixAddress, Uring, UringConfig,
+    Completion, Driver, Errno, ErrorOrigin, Keepalive, LinkId, ReceiveEnd, Remote, SendMode, Slice,
+    SocketId, SocketKind, Token, UnixAddress, Uring, UringConfig,
 };
 
 /// A test that waits longer than this has failed.
@@ -957,6 +957,25 @@ fn hop_limits_and_error_reports_can_be_set(mut world: World<impl Driver>) {
     }
 }
 
+fn a_keepalive_can_be_set_on_a_connection(mut world: World<impl Driver>) {
+    let keepalive = Keepalive {
+        idle: Duration::from_secs(7440),
+        interval: Duration::from_secs(75),
+        probes: 9,
+    };
+    let (socket, mut peer) = world.connected("127.0.0.1");
+    world.driver.set_keepalive(socket, &keepalive).unwrap();
+    peer.write_all(b"as before").unwrap();
+    assert_eq!(world.receive(socket, 100).0.concat(), b"as before");
+    world.driver.close(socket, false);
+    let error = world.driver.set_keepalive(socket, &keepalive).unwrap_err();
+    assert_eq!(
+        error.raw_os_error(),
+        Some(Errno::BADF.raw_os_error()),
+        "{error}"
+    );
+}
+
 fn links_that_do_not_exist_say_so(mut world: World<impl Driver>) {
     let nowhere = LinkId(200);
     assert!(!world.driver.link_features(nowhere).offload_header);
@@ -1076,6 +1095,7 @@ conformance! {
     silent_work_does_not_end_a_wait
     wakes_come_through_and_are_merged
     hop_limits_and_error_reports_can_be_set
+    a_keepalive_can_be_set_on_a_connection
     links_that_do_not_exist_say_so
     many_operations_than_the_queue_holds_all_go
     slices_outlive_their_driver

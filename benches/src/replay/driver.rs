@@ -16,8 +16,8 @@ use towpath::config::Network;
 use towpath::internals::Stop;
 use towpath_ring::buffer::{FilledPool, Slice};
 use towpath_ring::driver::{
-    BufferLevels, Completion, Driver, DriverCounters, Errno, LinkFeatures, LinkId, ReceiveEnd,
-    Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
+    BufferLevels, Completion, Driver, DriverCounters, Errno, Keepalive, LinkFeatures, LinkId,
+    ReceiveEnd, Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
 };
 use towpath_stack::Address;
 use towpath_stack::tcp::segment::Segment;
@@ -711,6 +711,10 @@ impl Driver for ReplayDriver<'_> {
     }
 
     fn set_report_errors(&mut self, _: SocketId) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn set_keepalive(&mut self, _: SocketId, _: &Keepalive) -> io::Result<()> {
         Ok(())
     }
 

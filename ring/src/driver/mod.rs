@@ -19,7 +19,7 @@ mod waker;
 pub use completion::{Completion, ErrorOrigin, ReceiveEnd, SocketError, Token};
 pub use link::{LinkFeatures, LinkId, WriteStats};
 pub use rustix::io::Errno;
-pub use socket::{Remote, SendMode, SocketId, SocketKind, UnixAddress};
+pub use socket::{Keepalive, Remote, SendMode, SocketId, SocketKind, UnixAddress};
 pub use waker::Waker;
 
 use std::io;
@@ -128,6 +128,15 @@ pub trait Driver {
     ///
     /// What `setsockopt(2)` says; `EBADF` for a closed socket.
     fn set_report_errors(&mut self, socket: SocketId) -> io::Result<()>;
+
+    /// From now on the other end of a TCP socket is asked whether it is still there when nothing
+    /// came from it for a time; without an answer the connection fails with `ETIMEDOUT`. The time
+    /// that was quiet before counts.
+    ///
+    /// # Errors
+    ///
+    /// What `setsockopt(2)` says; `EBADF` for a closed socket.
+    fn set_keepalive(&mut self, socket: SocketId, keepalive: &Keepalive) -> io::Result<()>;
 
     /// The address the socket is bound to.
     ///

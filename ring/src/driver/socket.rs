@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A socket of a driver. Dead after close; a later socket has another id.
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
@@ -74,4 +75,15 @@ pub enum SendMode {
     Quiet,
     /// Wait inside the kernel until at least one byte went.
     WhenWritable,
+}
+
+/// How a TCP socket watches over a connection on which nothing comes (RFC 1122 §4.2.3.6).
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub struct Keepalive {
+    /// Silence before the first question, in whole seconds, at least 1 s.
+    pub idle: Duration,
+    /// Time between questions, in whole seconds, at least 1 s.
+    pub interval: Duration,
+    /// Unanswered questions before the connection fails.
+    pub probes: u8,
 }

@@ -73,8 +73,8 @@ use self::operation::{Family, FrameOp, SendOp, WaitForm, WaitOp};
 use self::slots::Slots;
 use self::sockets::{NO_SOCKET, NONE, Sockets};
 use super::{
-    BufferLevels, Completion, Driver, DriverCounters, Errno, LinkFeatures, LinkId, ReceiveEnd,
-    Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
+    BufferLevels, Completion, Driver, DriverCounters, Errno, Keepalive, LinkFeatures, LinkId,
+    ReceiveEnd, Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
 };
 use crate::buffer::Slice;
 use crate::frames::tap::TapQueue;
@@ -540,6 +540,11 @@ impl Driver for Uring {
     fn set_report_errors(&mut self, socket: SocketId) -> io::Result<()> {
         let socket = self.sockets.open(socket).ok_or(Errno::BADF)?;
         sockets::report_errors(&socket.fd, SockRef::from(&socket.fd).domain()?)
+    }
+
+    fn set_keepalive(&mut self, socket: SocketId, keepalive: &Keepalive) -> io::Result<()> {
+        let socket = self.sockets.open(socket).ok_or(Errno::BADF)?;
+        sockets::set_keepalive(&socket.fd, keepalive)
     }
 
     fn local_address(&self, socket: SocketId) -> io::Result<SocketAddr> {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 
 use super::config::UringConfig;
 use super::errors;
-use crate::driver::{SocketError, SocketId, SocketKind};
+use crate::driver::{Keepalive, SocketError, SocketId, SocketKind};
 
 /// No operation of that form is in flight.
 pub(super) const NONE: u32 = u32::MAX;
@@ -223,6 +223,21 @@ pub(super) fn report_errors(socket: &impl AsFd, domain: Domain) -> io::Result<()
     } else {
         set_flag(socket, libc::IPPROTO_IP, libc::IP_RECVERR)
     }
+}
+
+/// Has the kernel watch over a connection. It counts from when something last came, also when that
+/// was before.
+pub(super) fn set_keepalive(socket: &impl AsFd, keepalive: &Keepalive) -> io::Result<()> {
+    let Keepalive {
+        idle,
+        interval,
+        probes,
+    } = *keepalive;
+    let parameters = TcpKeepalive::new()
+        .with_time(idle)
+        .with_interval(interval)
+        .with_retries(probes.into());
+    SockRef::from(socket).set_tcp_keepalive(&parameters)
 }
 
 /// Sets an option to 1.
