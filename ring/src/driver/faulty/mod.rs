@@ -28,8 +28,8 @@ use std::os::fd::OwnedFd;
 
 use self::way::Way;
 use super::{
-    BufferLevels, Completion, Driver, DriverCounters, FRAME_HEADER_MAX, LinkFeatures, LinkId,
-    Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
+    BufferLevels, Completion, Driver, DriverCounters, FRAME_HEADER_MAX, Keepalive, LinkFeatures,
+    LinkId, Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
 };
 use crate::buffer::Slice;
 
@@ -199,6 +199,10 @@ impl<D: Driver> Driver for Faulty<D> {
 
     fn set_report_errors(&mut self, socket: SocketId) -> io::Result<()> {
         self.driver.set_report_errors(socket)
+    }
+
+    fn set_keepalive(&mut self, socket: SocketId, keepalive: &Keepalive) -> io::Result<()> {
+        self.driver.set_keepalive(socket, keepalive)
     }
 
     fn local_address(&self, socket: SocketId) -> io::Result<SocketAddr> {
