@@ -37,6 +37,7 @@
 //! | `scoreboard.rs` | SACK blocks received | RFC 6675 §4 |
 //! | `congestion.rs` | cwnd | RFC 5681, 6928, 3465 |
 //! | `rtt.rs` | RTO | RFC 6298 |
+//! | `path_mtu.rs` | segments that did not fit | RFC 1191, 8201, 5927 |
 //! | `options.rs` | what the SYNs agreed on | RFC 7323, 2018, 6691 |
 //! | `reset.rs` | answers to segments without connection | RFC 9293 §3.10.7.1 |
 //!
@@ -74,6 +75,7 @@ mod hostile;
 mod input;
 mod options;
 mod output;
+mod path_mtu;
 mod reassembly;
 mod receive;
 mod reset;

@@ -7,7 +7,7 @@ use super::segment::{Options, Timestamps};
 /// says nothing is not one to gain speed with (RFC 9293 §3.7.1).
 const MSS_DEFAULT: u16 = 536;
 /// A smaller MSS would let a guest make us send mostly headers.
-const MSS_MIN: u16 = 88;
+pub(super) const MSS_MIN: u16 = 88;
 /// Largest shift count (RFC 7323 §2.3).
 const SCALE_MAX: u8 = 14;
 /// Bytes of the timestamps option with its padding (RFC 7323 appendix A).

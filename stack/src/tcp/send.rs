@@ -99,6 +99,9 @@ pub(super) struct Sender {
     window_max: u32,
     /// `max` when recovery began.
     recover: Seq,
+    /// `max` when the congestion window was last reduced: until that is acknowledged, an echo tells
+    /// of the same congestion.
+    reduced: Seq,
     /// Holes below this were filled again in fast recovery (HighRxt of RFC 6675 §2).
     high_retransmitted: Seq,
     /// The segment being timed ends here, when `timing`.
@@ -134,6 +137,7 @@ impl Sender {
             window_ack: iss,
             window_max: 0,
             recover: iss,
+            reduced: iss,
             high_retransmitted: iss,
             timed_end: iss,
             timed_at: Instant::ZERO,
@@ -173,6 +177,7 @@ impl Sender {
         self.una = self.max;
         self.nxt = self.max;
         self.recover = self.max - 1;
+        self.reduced = self.max;
         self.high_retransmitted = self.max;
         self.congestion
             .start(u32::from(mss), config.initial_window, self.attempts > 0);
@@ -243,6 +248,7 @@ impl Sender {
         self.una = ack;
         self.nxt = self.nxt.max(ack);
         self.high_retransmitted = self.high_retransmitted.max(ack);
+        self.reduced = self.reduced.max(ack);
         self.attempts = 0;
         if let Some(scoreboard) = &mut self.scoreboard {
             scoreboard.advance(ack);
@@ -353,6 +359,7 @@ impl Sender {
         }
         self.recovery = Recovery::Fast;
         self.recover = self.max;
+        self.reduced = self.max;
         self.nxt = self.max;
         self.high_retransmitted = self.una;
         self.retransmit_first = true;
@@ -371,11 +378,42 @@ impl Sender {
         }
         self.recovery = Recovery::Loss;
         self.recover = self.max;
+        self.reduced = self.max;
         self.nxt = self.una;
         self.retransmit_first = false;
         self.duplicates = 0;
         self.timing = false;
         self.attempts = self.attempts.saturating_add(1);
+    }
+
+    /// An ACK, which was taken already, echoes congestion that the path marked (ECE). Counts once
+    /// for all that is in flight (RFC 3168 §6.1.2). Returns whether the congestion window was reduced
+    /// now, which CWR tells the guest.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(super) fn on_congestion_echo(&mut self, _now: Instant, mss: u32) -> bool {
+        if self.recovery != Recovery::Open || self.una.before(self.reduced) {
+            return false;
+        }
+        self.congestion.on_loss(self.max.since(self.una), mss);
+        self.reduced = self.max;
+        true
+    }
+
+    /// Whether `sequence` was sent and is not acknowledged: what an ICMP error must quote to be
+    /// believed (RFC 5927 §4.1).
+    pub(super) fn is_outstanding(&self, sequence: Seq) -> bool {
+        self.una.at_or_before(sequence) && sequence.before(self.max)
+    }
+
+    /// Everything in flight was too large for the path, and goes out again in smaller segments. No
+    /// congestion is to be read from that.
+    pub(super) fn send_again(&mut self) {
+        self.recovery = Recovery::Loss;
+        self.recover = self.max;
+        self.nxt = self.una;
+        self.retransmit_first = false;
+        self.duplicates = 0;
+        self.timing = false;
     }
 
     // Sending

@@ -217,3 +217,57 @@ fn a_closed_window_is_probed_as_long_as_the_guest_answers() {
         TimerOutcome::Gone(Reason::RetransmissionLimit)
     );
 }
+
+#[test]
+fn a_segment_that_did_not_fit_goes_out_again_in_smaller_ones() {
+    // RFC 1191 §6.3, RFC 8201 §5.4: at once, and the congestion window stays.
+    let mut bench = Bench::established(Bench::plain());
+    bench.queue.bytes = 3_000;
+    assert_eq!(bench.ranges_out(), [(5_001, 3_000)]);
+    let cwnd = bench.connection.cwnd();
+    assert!(bench.connection.on_packet_too_big(Seq(6_001), 600));
+    assert_eq!(bench.connection.effective_mss(), 600);
+    let transmit = bench.one_out();
+    assert_eq!((transmit.payload, transmit.gso_size), (0..3000, Some(600)));
+    assert!(transmit.retransmission);
+    assert_eq!(bench.connection.cwnd(), cwnd);
+    assert_eq!(bench.ack_to(8_001).acked, 3_000);
+    assert!(bench.connection.cwnd() >= cwnd);
+}
+
+#[test]
+fn a_forged_packet_too_big_changes_nothing() {
+    // RFC 5927 §4.1: the quoted sequence number must be in flight; RFC 1191 §3: never larger.
+    let mut bench = Bench::established(Bench::plain());
+    assert!(!bench.connection.on_packet_too_big(Seq(5_001), 600));
+    bench.queue.bytes = 3_000;
+    bench.out();
+    for (quoted, mss) in [(5_000, 600), (8_001, 600), (5_001, 1_000), (5_001, 9_000)] {
+        assert!(!bench.connection.on_packet_too_big(Seq(quoted), mss));
+    }
+    assert_eq!(bench.connection.effective_mss(), 1_000);
+    assert_eq!(bench.out(), []);
+    // However small the MTU, mostly headers is not what is sent.
+    assert!(bench.connection.on_packet_too_big(Seq(8_000), 0));
+    assert_eq!(bench.connection.effective_mss(), 88);
+}
+
+#[test]
+fn an_echo_of_congestion_reduces_the_window_once_for_what_is_in_flight() {
+    // RFC 3168 §6.1.2.
+    let mut bench = Bench::established(Bench::plain());
+    bench.queue.bytes = 10_000;
+    bench.out();
+    bench.ack_to(7_001);
+    let now = bench.now;
+    let before = bench.connection.cwnd();
+    assert!(bench.connection.send.on_congestion_echo(now, 1_000));
+    let reduced = bench.connection.cwnd();
+    assert!(reduced < before);
+    bench.ack_to(9_001);
+    assert!(!bench.connection.send.on_congestion_echo(now, 1_000));
+    assert_eq!(bench.connection.cwnd(), reduced);
+    bench.ack_to(15_001);
+    assert!(bench.connection.send.on_congestion_echo(now, 1_000));
+    assert!(bench.connection.cwnd() < reduced);
+}
