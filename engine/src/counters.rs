@@ -52,7 +52,7 @@ counters! {
     LaneOut "frames handed to the core that owns their flow",
     BufferCopies "slices copied out of pooled buffers for slow readers",
     RefusedTcpLimit "refused: too many TCP connections",
-    RefusedTcpPending "refused: too many TCP connects waiting",
+    RefusedTcpPending "refused: the oldest of too many TCP connections that were not open yet",
     RefusedUdpLimit "refused: too many UDP mappings",
     RefusedEchoLimit "refused: too many ICMP echo ids",
     RefusedSockets "refused: the host gave no more sockets",

@@ -22,10 +22,13 @@ mod configuration;
 mod cores;
 mod dhcp;
 mod dns;
+mod endings;
+mod flood;
 mod hostile;
 mod icmp;
 mod limits;
 mod policy;
+mod quiet;
 mod remains;
 mod run;
 mod slaac;
@@ -44,6 +47,8 @@ fn main() -> ExitCode {
     let tests = [
         support::payload::tests(),
         tcp::tests(),
+        endings::tests(),
+        quiet::tests(),
         udp::tests(),
         icmp::tests(),
         dns::tests(),
@@ -58,6 +63,7 @@ fn main() -> ExitCode {
         cli::tests(),
         attach::tests(),
         hostile::tests(),
+        flood::tests(),
     ];
     let trials = tests
         .into_iter()
