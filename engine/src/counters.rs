@@ -46,6 +46,8 @@ counters! {
     DatagramsUp "datagrams from the guest handed to the host",
     DatagramsDown "datagrams handed to the guest",
     IcmpErrorsOut "ICMP errors told to the guest",
+    IcmpErrorsIn "ICMP errors from the guest about packets to it",
+    PathsNarrowed "times that a path to the guest took less than was thought",
     Reassembled "datagrams put together from fragments",
     DnsQueries "DNS queries from the guest",
     DhcpMessages "DHCP messages from the guest",

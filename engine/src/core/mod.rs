@@ -17,6 +17,7 @@
 
 pub(crate) mod egress;
 pub(crate) mod ingress;
+mod reports;
 pub(crate) mod table;
 pub(crate) mod timers;
 pub(crate) mod token;

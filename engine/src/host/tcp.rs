@@ -37,6 +37,7 @@ use towpath_ring::buffer::Slice;
 use towpath_ring::driver::{Driver, Errno, ReceiveEnd, SendMode, SocketId};
 use towpath_stack::flow::FlowKey;
 use towpath_stack::tcp::segment::Segment;
+use towpath_stack::tcp::seq::SequenceNumber;
 use towpath_stack::tcp::{self, Connection, SendQueue};
 use towpath_stack::wire::ethernet::MacAddress;
 use towpath_stack::{Address, Instant};
@@ -399,6 +400,20 @@ impl<D: Driver> Core<D> {
             }
         }
         self.mark_dirty(index);
+    }
+
+    /// A segment with this number was too big for the path, which takes `mtu` bytes with IP header.
+    pub(crate) fn narrow_tcp(&mut self, index: u32, sequence: SequenceNumber, mtu: u16) {
+        let Some(v4) = self.tcp.key(index).map(|key| key.guest_address.is_v4()) else {
+            return;
+        };
+        let mss = mtu.saturating_sub(if v4 { HEADERS_V4 } else { HEADERS_V6 });
+        if let Some(flow) = self.tcp.get_mut(index)
+            && flow.connection.on_packet_too_big(sequence, mss)
+        {
+            self.counters.bump(Counter::PathsNarrowed);
+            self.mark_dirty(index);
+        }
     }
 
     /// A small message came on a flow.

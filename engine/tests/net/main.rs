@@ -27,6 +27,7 @@ mod flood;
 mod hostile;
 mod icmp;
 mod limits;
+mod path_mtu;
 mod policy;
 mod quiet;
 mod remains;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         attach::tests(),
         hostile::tests(),
         flood::tests(),
+        path_mtu::tests(),
     ];
     let trials = tests
         .into_iter()
