@@ -128,7 +128,8 @@ pub enum DnsUpstream {
 pub struct Limits {
     /// TCP connections per guest.
     pub tcp_flows: usize,
-    /// TCP connects that are waiting for an answer, per guest.
+    /// TCP connections that one side has not accepted yet, per guest, and half of it for one address
+    /// of the guest; reached, the oldest makes room for the new one.
     pub tcp_pending: usize,
     /// UDP mappings per guest.
     pub udp_flows: usize,
@@ -140,6 +141,9 @@ pub struct Limits {
     pub udp_timeout: Duration,
     /// How long an ICMP echo id lives without traffic (RFC 5508 REQ-1: at least 60 s).
     pub icmp_timeout: Duration,
+    /// How long either side of a TCP connection may be silent before it is asked whether it is still there
+    /// (RFC 5382 REQ-5: at least 2 hours 4 minutes; no connection whose sides answer ends).
+    pub tcp_idle: Duration,
     /// How long a TCP connect may take before the guest is told that it failed.
     pub connect_timeout: Duration,
 }
@@ -152,6 +156,7 @@ impl Default for Limits {
             udp_flows: 8_192,
             icmp_flows: 1_024,
             buffer_bytes: 512 << 20,
+            tcp_idle: Duration::from_secs(2 * 3600 + 4 * 60),
             udp_timeout: Duration::from_secs(180),
             icmp_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(130),

@@ -15,6 +15,7 @@ pub mod flow;
 pub mod fragment;
 pub mod neighbor;
 pub mod parse;
+pub mod quote;
 pub mod tcp;
 pub mod time;
 pub mod wire;

@@ -208,12 +208,17 @@ pub(super) struct Limits {
     /// Pings (echo identifiers in use)
     #[arg(long, value_name = "N", default_value_t = 1_024, value_parser = value_parser!(u32).range(1..=65_536))]
     pub(super) max_icmp: u32,
-    /// TCP connections that wait for the other side to accept
+    /// TCP connections that one side has not accepted yet, half of it for each address of the guest; here
+    /// the oldest is refused in favour of the new one
     #[arg(long, value_name = "N", default_value_t = 4_096, value_parser = value_parser!(u32).range(1..=4_000_000))]
     pub(super) max_pending: u32,
     /// Memory for data that waits for slow readers, all connections together
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = value::size)]
     pub(super) buffer_memory: usize,
+    /// How long the guest or the host's peer may say nothing on an open TCP connection before it is asked
+    /// whether it is still there; who answers is never cut off (RFC 5382: at least 2h4m)
+    #[arg(long, value_name = "TIME", default_value = "2h4m", value_parser = value::duration)]
+    pub(super) tcp_idle: Duration,
     /// How long a UDP mapping lives without traffic (RFC 4787: at least 2m)
     #[arg(long, value_name = "TIME", default_value = "180s", value_parser = value::duration)]
     pub(super) udp_timeout: Duration,

@@ -79,6 +79,7 @@ fn engine_limits(limits: &args::Limits) -> Limits {
         max_icmp,
         max_pending,
         buffer_memory,
+        tcp_idle,
         udp_timeout,
     } = *limits;
     Limits {
@@ -87,6 +88,7 @@ fn engine_limits(limits: &args::Limits) -> Limits {
         udp_flows: max_udp as usize,
         icmp_flows: max_icmp as usize,
         buffer_bytes: buffer_memory,
+        tcp_idle,
         udp_timeout,
         ..Limits::default()
     }
@@ -170,7 +172,7 @@ mod tests {
     fn options_arrive() {
         let config = config(
             "--dns 9.9.9.9 --dns [::1]:5353 --max-tcp 7 --max-pending 8 --max-udp 9 --max-icmp 10 \
-             --buffer-memory 1M --udp-timeout 5m --no-pin --search a.test --domain b.test",
+             --buffer-memory 1M --udp-timeout 5m --tcp-idle 3h --no-pin --search a.test --domain b.test",
             &Occupied::default(),
         )
         .unwrap();
@@ -190,6 +192,7 @@ mod tests {
             (buffer_bytes, config.limits.udp_timeout),
             (1 << 20, Duration::from_secs(300))
         );
+        assert_eq!(config.limits.tcp_idle, Duration::from_secs(3 * 3600));
         assert!(!config.pin);
         assert_eq!(config.network.search, ["a.test"]);
         assert_eq!(config.network.domain.as_deref(), Some("b.test"));

@@ -60,19 +60,31 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
     size.ok_or_else(|| "must be a number of bytes, as 65536 or 512M".to_owned())
 }
 
-/// A duration: seconds, or with a unit: `180`, `90s`, `3m`, `1h`.
+/// A duration: seconds, or with units from the largest to the smallest: `180`, `90s`, `3m`, `2h4m`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err("the unit must be s, m or h, as in 180s".to_owned()),
-    };
-    match digits.parse::<u32>() {
-        Ok(number @ 1..) => Ok(Duration::from_secs(u64::from(number) * unit)),
-        _ => Err("must be at least one second, as 180 or 3m".to_owned()),
+    let mut rest = text;
+    let mut seconds = 0;
+    for (unit, length) in [('h', 3600), ('m', 60), ('s', 1)] {
+        let Some((digits, after)) = rest.split_once(unit) else {
+            continue;
+        };
+        seconds += whole(digits)? * length;
+        rest = after;
     }
+    if !rest.is_empty() {
+        // A bare number stands alone.
+        let digits = if rest.len() == text.len() { rest } else { "" };
+        seconds += whole(digits)?;
+    }
+    match seconds {
+        0 => Err("must be at least one second, as 180, 3m or 2h4m".to_owned()),
+        _ => Ok(Duration::from_secs(seconds)),
+    }
+}
+
+fn whole(digits: &str) -> Result<u64, String> {
+    let number = digits.parse::<u32>().map(u64::from);
+    number.map_err(|_| "the units must be h, m and s, in this order, as in 2h4m".to_owned())
 }
 
 /// A MAC address of one host: `02:74:6f:77:00:03`.
@@ -190,7 +202,9 @@ mod tests {
         }
         assert_eq!(duration("180"), Ok(Duration::from_secs(180)));
         assert_eq!(duration("3m"), Ok(Duration::from_secs(180)));
-        for text in ["", "0", "s", "1d", "-1s"] {
+        assert_eq!(duration("2h4m"), Ok(Duration::from_secs(7440)));
+        assert_eq!(duration("1h1m1s"), Ok(Duration::from_secs(3661)));
+        for text in ["", "0", "0h", "s", "1d", "-1s", "4m2h", "1m1", "1h1h", "m1"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

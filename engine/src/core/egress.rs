@@ -117,6 +117,11 @@ impl Egress {
         self.features
     }
 
+    /// Bytes of the largest packet that the link takes.
+    pub(crate) fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
     /// The largest TCP payload of one frame to this guest.
     pub(crate) fn tcp_segment_max(&self, guest: Address, mss: u16) -> u32 {
         let segments = if guest.is_v4() {
@@ -173,11 +178,12 @@ impl Egress {
     }
 
     /// Whether datagrams of this length may go together as one super-frame.
-    pub(crate) fn takes_run(&self, peer: &Peer, len: usize) -> bool {
-        self.features.uso && len <= self.datagram_max(peer)
+    pub(crate) fn takes_run(&self, peer: &Peer, len: usize, mtu: u16) -> bool {
+        self.features.uso && len <= datagram_max(peer, mtu)
     }
 
-    /// A datagram, or several of `gso_size` bytes; as one frame, a super-frame or fragments. If
+    /// A datagram, or several of `gso_size` bytes, over a path that takes packets of `mtu` bytes; as one
+    /// frame, a super-frame or fragments. If
     /// there is more than one slice, each is a datagram and [`takes_run`](Self::takes_run) was true.
     /// Returns the number of frames.
     pub(crate) fn udp<D: Driver>(
@@ -187,10 +193,11 @@ impl Egress {
         ports: (u16, u16),
         slices: &[Slice],
         gso_size: u16,
+        mtu: u16,
     ) -> u64 {
         let single = usize::from(gso_size);
         let len: usize = slices.iter().map(Slice::len).sum();
-        if single > 0 && len > single && self.takes_run(peer, single) {
+        if single > 0 && len > single && self.takes_run(peer, single, mtu) {
             let mut header = [0; HEADER_MAX];
             let (n, offload) = build::udp(
                 &mut header,
@@ -208,16 +215,11 @@ impl Egress {
         for slice in slices {
             let mut rest = slice.clone();
             while single > 0 && rest.len() > single {
-                frames += self.datagram(driver, peer, ports, rest.split_to(single));
+                frames += self.datagram(driver, peer, ports, rest.split_to(single), mtu);
             }
-            frames += self.datagram(driver, peer, ports, rest);
+            frames += self.datagram(driver, peer, ports, rest, mtu);
         }
         frames
-    }
-
-    /// Largest UDP payload that needs no fragments.
-    fn datagram_max(&self, peer: &Peer) -> usize {
-        usize::from(self.mtu) - if peer.guest.is_v4() { 28 } else { 48 }
     }
 
     fn datagram<D: Driver>(
@@ -226,10 +228,11 @@ impl Egress {
         peer: &Peer,
         (source_port, target_port): (u16, u16),
         payload: Slice,
+        mtu: u16,
     ) -> u64 {
         let mut header = [0; HEADER_MAX];
         let len = payload.len();
-        if len <= self.datagram_max(peer) {
+        if len <= datagram_max(peer, mtu) {
             let slices = [payload];
             let envelope = self.envelope(peer);
             let checksum = self.checksum(&slices);
@@ -246,7 +249,7 @@ impl Egress {
             return 1;
         }
         let sum = Sum::new().add(payload.bytes());
-        let mtu = usize::from(self.mtu);
+        let mtu = usize::from(mtu);
         let id = self.next_identification();
         let envelope = self.envelope(peer);
         let fragments = Fragments::udp(&envelope, id, source_port, target_port, len, sum, mtu);
@@ -289,7 +292,7 @@ impl Egress {
             sequence,
         };
         let envelope = self.envelope(peer);
-        if data.len() <= self.datagram_max(peer) {
+        if data.len() <= datagram_max(peer, self.mtu) {
             let mut header = [0; HEADER_MAX];
             let n = build::icmp_echo(&mut header, &envelope, &echo, data.len(), sum);
             self.write(driver, &header[..n], &Offload::NONE, &[data]);
@@ -419,6 +422,11 @@ impl Egress {
         whole.extend_from_slice(header);
         driver.write_frame(self.link, &whole, payload);
     }
+}
+
+/// Largest UDP or echo payload that needs no fragments.
+fn datagram_max(peer: &Peer, mtu: u16) -> usize {
+    usize::from(mtu).saturating_sub(if peer.guest.is_v4() { 28 } else { 48 })
 }
 
 fn sum_of(payload: &[Slice]) -> Sum {

@@ -55,24 +55,29 @@ impl Arrival<'_> {
     }
 
     fn key(&self, protocol: Protocol, guest_port: u16, remote_port: Option<u16>) -> FlowKey {
-        // Without a remote port the key is the guest's side alone: endpoint-independent.
-        let unspecified = if self.peer.guest.is_v4() {
-            Address::UNSPECIFIED_V4
-        } else {
-            Address::UNSPECIFIED_V6
-        };
-        FlowKey {
-            guest: GUEST,
-            protocol,
-            guest_address: self.peer.guest,
-            remote_address: if remote_port.is_some() {
-                self.peer.remote
-            } else {
-                unspecified
-            },
-            guest_port,
-            remote_port: remote_port.unwrap_or(0),
-        }
+        let Peer { guest, remote, .. } = self.peer;
+        flow_key(protocol, (guest, guest_port), (remote, remote_port))
+    }
+}
+
+/// The key of a flow. Without a remote port it is the guest's side alone: endpoint-independent.
+pub(super) fn flow_key(
+    protocol: Protocol,
+    (guest_address, guest_port): (Address, u16),
+    (remote, remote_port): (Address, Option<u16>),
+) -> FlowKey {
+    let remote_address = match (remote_port, guest_address.is_v4()) {
+        (Some(_), _) => remote,
+        (None, true) => Address::UNSPECIFIED_V4,
+        (None, false) => Address::UNSPECIFIED_V6,
+    };
+    FlowKey {
+        guest: GUEST,
+        protocol,
+        guest_address,
+        remote_address,
+        guest_port,
+        remote_port: remote_port.unwrap_or(0),
     }
 }
 
@@ -258,6 +263,13 @@ impl<D: Driver> Core<D> {
                 if !unspecified =>
             {
                 return self.on_echo_request(arrival, echo, may_move);
+            }
+            Transport::IcmpV4(icmpv4::Message::Error(report))
+            | Transport::IcmpV6(icmpv6::Message::Error(report))
+                if !unspecified =>
+            {
+                let quoted = arrival.slice(&report.quote);
+                return self.on_report(report, quoted.bytes(), may_move);
             }
             Transport::Tcp { .. } | Transport::IcmpV4(_) | Transport::IcmpV6(_) => {
                 self.counters.bump(Counter::DroppedIcmp);

@@ -17,6 +17,7 @@
 
 pub(crate) mod egress;
 pub(crate) mod ingress;
+mod reports;
 pub(crate) mod table;
 pub(crate) mod timers;
 pub(crate) mod token;
@@ -36,6 +37,7 @@ use towpath_stack::neighbor::Neighbors;
 use crate::config::Limits;
 use crate::counters::{CoreCounters, Counter};
 use crate::host::echo::EchoMapping;
+use crate::host::half_open::HalfOpen;
 use crate::host::pool::SocketPool;
 use crate::host::tcp::{TcpConfigs, TcpFlow};
 use crate::host::udp::{UdpMapping, UdpRuns};
@@ -88,7 +90,7 @@ pub(crate) struct Core<D: Driver> {
     pub(crate) egress: Egress,
     pub(crate) tcp_configs: TcpConfigs,
     pub(crate) tcp: FlowTable<TcpFlow>,
-    pub(crate) tcp_pending: usize,
+    pub(crate) half_open: HalfOpen,
     pub(crate) udp: FlowTable<UdpMapping>,
     pub(crate) udp_runs: UdpRuns,
     pub(crate) echo: FlowTable<EchoMapping>,
@@ -101,7 +103,7 @@ pub(crate) struct Core<D: Driver> {
     pub(crate) blocked: Vec<u32>,
     /// TCP flows whose receive found no free buffer.
     pub(crate) starved: Vec<u32>,
-    /// Bytes copied out of pooled buffers.
+    /// Bytes copied out of pooled buffers, or kept because they came out of order.
     pub(crate) held_bytes: usize,
     /// When flows were last looked through for buffers to free.
     pub(crate) relieved_at: Instant,
@@ -152,9 +154,9 @@ impl<D: Driver> Core<D> {
             counters: seed.counters,
             admission: seed.admission,
             limits,
-            tcp_configs: TcpConfigs::new(seed.mtu),
+            tcp_configs: TcpConfigs::new(seed.mtu, limits.tcp_idle),
             tcp: FlowTable::new(),
-            tcp_pending: 0,
+            half_open: HalfOpen::new(limits.tcp_pending),
             udp: FlowTable::new(),
             udp_runs: UdpRuns::default(),
             echo: FlowTable::new(),

@@ -1,6 +1,7 @@
 //! The host's side of flows: sockets, and what is done with them.
 
 pub(crate) mod echo;
+pub(crate) mod half_open;
 pub(crate) mod pool;
 pub(crate) mod queue;
 pub(crate) mod tcp;

@@ -26,27 +26,34 @@
 //! **Release.** A flow's key is free for a successor at once; its place in the table is freed when
 //! the driver has completed all that was outstanding on its socket.
 
-use std::hash::BuildHasher;
+mod ending;
+mod memory;
+mod opening;
+
 use std::time::Duration;
 
 use smallvec::SmallVec;
 use towpath_ring::buffer::Slice;
-use towpath_ring::driver::{Driver, Errno, ReceiveEnd, Remote, SendMode, SocketId, SocketKind};
+use towpath_ring::driver::{Driver, Errno, ReceiveEnd, SendMode, SocketId};
 use towpath_stack::flow::FlowKey;
 use towpath_stack::tcp::segment::Segment;
 use towpath_stack::tcp::seq::SequenceNumber;
-use towpath_stack::tcp::{self, Connection, Reason, SendQueue, TimerOutcome};
+use towpath_stack::tcp::{self, Connection, SendQueue};
 use towpath_stack::wire::ethernet::MacAddress;
 use towpath_stack::{Address, Instant};
 
 use crate::core::Core;
-use crate::core::egress::{Peer, Unreachable};
+use crate::core::egress::Peer;
 use crate::core::timers::Armed;
 use crate::core::token::FlowId;
 use crate::counters::Counter;
+use crate::host::half_open::Ticket;
 use crate::host::queue::SliceQueue;
-use crate::policy::admission::{Refusal, Verdict};
+use ending::{KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, LINGER_PATIENCE};
 
+/// Bytes of the IP and TCP headers of a segment without options, by IP version.
+const HEADERS_V4: u16 = 40;
+const HEADERS_V6: u16 = 60;
 /// Receive window at the start; it doubles each time the guest has filled it once.
 const WINDOW_START: u32 = 64 << 10;
 /// Segments that a window holds at least. An update is only sent when it opens the window by a whole
@@ -57,10 +64,6 @@ const WINDOW_MAX: u32 = 1 << 20;
 /// Bytes of the host's that wait for the guest, at the start and at most.
 const DOWNLOAD_START: u32 = 128 << 10;
 const DOWNLOAD_MAX: u32 = 2 << 20;
-/// A receive is armed when at least one part in this many of what may wait has room. Where more is taken at
-/// a time, more super-frames follow each other closely, and the guest's reader, which each time sleeps when
-/// it has read all, is woken less often; an interrupt for each second frame halved the rate.
-const DOWNLOAD_PARTS: u32 = 4;
 /// The most that one receive takes while there are flows that exchange small messages, and else. A batch is
 /// about as long as what is received, and everybody waits for it: 1 MiB carried a fifth more than 256 KiB,
 /// but a round trip beside it took 800 µs instead of 270.
@@ -72,17 +75,9 @@ const SMALL_MESSAGES: Duration = Duration::from_millis(20);
 const SEND_SLICES: usize = 64;
 /// Receives up to this size are appended to the buffer before them when there is room.
 const COALESCE_MAX: usize = 4096;
-/// The TTL that nearly every guest uses, and the host too.
-const DEFAULT_HOPS: u8 = 64;
-/// The most hops that tracers try.
-const TRACED_HOPS: u8 = 30;
 /// Receives up to this size are copied out of their buffer when half of the buffers are taken: many
 /// connections with one small message each would pin 16 KiB for each.
 const SMALL: usize = 2048;
-/// Sequence numbers left free between a connection in TIME-WAIT and the one that takes its place.
-const SUCCESSOR_GAP: u32 = 64 << 10;
-/// How often all flows may be looked through for buffers that stand still.
-const RELIEF_INTERVAL: Duration = Duration::from_millis(1);
 /// Bytes of the waiting send of a blocked flow.
 const PROBE_BYTES: usize = 1024;
 
@@ -90,10 +85,15 @@ const PROBE_BYTES: usize = 1024;
 pub(crate) struct TcpConfigs {
     v4: tcp::Config,
     v6: tcp::Config,
+    /// The same for when memory is used up.
+    tight4: tcp::Config,
+    tight6: tcp::Config,
 }
 
 impl TcpConfigs {
-    pub(crate) fn new(mtu: u16) -> Self {
+    /// For a link of this MTU; `idle` is how long a connection may be silent before the guest is asked
+    /// whether it is still there.
+    pub(crate) fn new(mtu: u16, idle: Duration) -> Self {
         let config = |headers: u16| tcp::Config {
             mss: mtu - headers,
             window_max: WINDOW_MAX,
@@ -102,17 +102,39 @@ impl TcpConfigs {
             // 2 MSL (RFC 9293 §3.4.2) on a link where nothing is delayed for longer than its queue.
             // A minute would keep the places of 600,000 connections at 10,000 a second.
             time_wait: Duration::from_secs(1),
+            keepalive_idle: idle,
+            keepalive_interval: idle.min(KEEPALIVE_INTERVAL),
+            keepalive_probes: KEEPALIVE_PROBES,
+            // A half-open connection is not cut off before a quiet one is looked after, and RFC 5382
+            // REQ-5 gives it four minutes at least.
+            fin_wait_2: idle.max(Duration::from_secs(240)),
             ..tcp::Config::default()
         };
+        let tight = |config: &tcp::Config| tcp::Config {
+            out_of_order_max: 0,
+            ..config.clone()
+        };
+        let (v4, v6) = (config(HEADERS_V4), config(HEADERS_V6));
         Self {
-            v4: config(40),
-            v6: config(60),
+            tight4: tight(&v4),
+            tight6: tight(&v6),
+            v4,
+            v6,
         }
     }
 
     /// For connections with a guest of this address.
     pub(crate) fn towards(&self, guest: Address) -> &tcp::Config {
         if guest.is_v4() { &self.v4 } else { &self.v6 }
+    }
+
+    /// The same for a segment that comes when there is memory for what is out of order, or not.
+    fn when(&self, guest: Address, used_up: bool) -> &tcp::Config {
+        match (used_up, guest.is_v4()) {
+            (false, _) => self.towards(guest),
+            (true, true) => &self.tight4,
+            (true, false) => &self.tight6,
+        }
     }
 }
 
@@ -127,7 +149,10 @@ pub(crate) struct TcpFlow {
     window_filled: u32,
     download_limit: u32,
     armed: Armed,
-    connect_until: Option<Instant>,
+    /// What is due then depends on the host side, never two things at once: the connect is given up;
+    /// an open socket is watched from now on; one that is broken or lingers is given up.
+    deadline: Option<Instant>,
+    half_open: Option<Ticket>,
     pending: Pending,
     marks: Marks,
 }
@@ -162,10 +187,16 @@ struct Marks {
     /// Its place is in the core's list of blocked flows, maybe still.
     listed: bool,
     starved: bool,
+    /// The guest is to get a FIN after the bytes of `download`.
     host_finished: bool,
+    /// Nothing more is to be received from the host socket.
+    host_ended: bool,
     guest_finished: bool,
     shut_down: bool,
-    host_reset: bool,
+    host_broken: bool,
+    /// The host socket tells by itself when its peer is gone.
+    watched: bool,
+    lingers: bool,
     released: bool,
 }
 
@@ -208,18 +239,23 @@ impl<D: Driver> Core<D> {
         let Some(flow) = self.tcp.get_mut(index) else {
             return;
         };
-        if self.held_bytes > self.limits.buffer_bytes && input.payload_len > 0 && flow.marks.blocked
-        {
+        let over = self.held_bytes > self.limits.buffer_bytes;
+        if over && input.payload_len > 0 && flow.marks.blocked {
             return self.counters.bump(Counter::DroppedMemory);
         }
+        let scarce = self.held_bytes > self.limits.buffer_bytes / 2;
         let payload = &input.frame.bytes()[input.payload_at..][..input.payload_len];
-        let config = self.tcp_configs.towards(input.key.guest_address);
+        let config = self.tcp_configs.when(input.key.guest_address, over);
+        let kept_before = flow.connection.out_of_order_bytes() as usize;
         let received = flow
             .connection
             .on_segment(self.now, config, &input.segment, payload);
+        if let Some(ticket) = flow.half_open.take_if(|_| received.established) {
+            self.half_open.remove(ticket);
+        }
         if received.reopen {
             let used = flow.connection.sequence_end();
-            self.release(index, false);
+            self.finish(index);
             return self.open_tcp(&input, Some(used));
         }
         if let Some(reason) = received.dropped {
@@ -240,18 +276,22 @@ impl<D: Driver> Core<D> {
                 received.deliver.end as usize,
             );
             let at = input.payload_at;
-            flow.take_upload(input.frame.sub(at + start..at + end));
+            self.held_bytes += flow.take_upload(input.frame.sub(at + start..at + end), scarce);
         } else if input.payload_len > 0 && received.dropped.is_none() {
             self.counters.bump(Counter::TcpOutOfOrder);
         }
         if received.reassembled {
             while let Some(bytes) = flow.connection.take_reassembled() {
-                self.held_bytes += bytes.len();
-                flow.take_upload(Slice::from_vec(bytes));
+                self.held_bytes += flow.take_upload(Slice::from_vec(bytes), scarce);
             }
         }
+        let kept = flow.connection.out_of_order_bytes() as usize;
+        self.held_bytes = (self.held_bytes + kept).saturating_sub(kept_before);
         flow.marks.guest_finished |= received.finished;
-        flow.guest_mac = input.peer.mac;
+        if received.dropped.is_none() {
+            // Only who is in the connection says where its frames go.
+            flow.guest_mac = input.peer.mac;
+        }
         if received.reset {
             self.counters.bump(Counter::TcpResetByGuest);
             return self.release(index, true);
@@ -268,158 +308,12 @@ impl<D: Driver> Core<D> {
         }
     }
 
-    /// A SYN begins a connection; `used` is the end of the sequence numbers of one in TIME-WAIT whose
-    /// place it takes.
-    fn open_tcp(&mut self, input: &TcpInput<'_>, used: Option<SequenceNumber>) {
-        let (remote, kind) = match self
-            .admission
-            .judge(input.key.remote_address, input.key.remote_port)
-        {
-            Verdict::Host(to) if to.is_ipv4() => (Remote::Inet(to), SocketKind::TcpV4),
-            Verdict::Host(to) => (Remote::Inet(to), SocketKind::TcpV6),
-            Verdict::Dns => (self.dns_stream.clone(), SocketKind::UnixStream),
-            Verdict::Refuse(Refusal::NoSuchGuest) => {
-                self.counters.bump(Counter::RefusedPolicy);
-                return self.report_unreachable(input.peer, input.quote, Unreachable::Host);
-            }
-            Verdict::Refuse(_) | Verdict::Dhcp => {
-                self.counters.bump(Counter::RefusedPolicy);
-                return self.reset(input);
-            }
-            Verdict::Ignore => return self.counters.bump(Counter::DroppedMulticast),
-        };
-        if self.tcp.len() >= self.limits.tcp_flows {
-            self.counters.bump(Counter::RefusedTcpLimit);
-            return self.reset(input);
-        }
-        if self.tcp_pending >= self.limits.tcp_pending {
-            self.counters.bump(Counter::RefusedTcpPending);
-            return self.reset(input);
-        }
-        let Ok(socket) = self.sockets.take(&mut self.driver, kind) else {
-            self.counters.bump(Counter::RefusedSockets);
-            return self.reset(input);
-        };
-        let inet = kind != SocketKind::UnixStream;
-        if inet && input.hop_limit != DEFAULT_HOPS {
-            // Best effort: a host that refuses it still connects.
-            let _ = self.driver.set_hop_limit(socket, input.hop_limit);
-        }
-        // So few hops are a route being traced: then the errors that routers send are wanted, which
-        // for an ordinary connection would turn passing trouble into its end (ip(7), IP_RECVERR).
-        let traces =
-            inet && input.hop_limit <= TRACED_HOPS && self.driver.set_report_errors(socket).is_ok();
-        let config = self.tcp_configs.towards(input.key.guest_address);
-        let first = initial_sequence(&self.initial_sequences, &input.key, self.now, used);
-        let connect_until = self.now + self.limits.connect_timeout;
-        let flow = TcpFlow {
-            connection: Connection::from_syn(self.now, config, &input.segment, first),
-            guest_mac: input.peer.mac,
-            host: HostSide::Connecting {
-                socket,
-                syn: input.quote.into(),
-                reports_errors: traces,
-            },
-            upload: SliceQueue::default(),
-            download: SliceQueue::default(),
-            window: first_window(config.mss),
-            window_filled: 0,
-            download_limit: DOWNLOAD_START,
-            armed: Armed::default(),
-            connect_until: Some(connect_until),
-            pending: Pending {
-                connect: true,
-                ..Pending::default()
-            },
-            marks: Marks::default(),
-        };
-        let index = self.tcp.insert(input.key, input.hash, flow);
-        self.tcp_pending += 1;
-        self.counters.bump(Counter::TcpOpened);
-        let id = FlowId::tcp(index);
-        self.driver.connect(socket, &remote, id.token());
-        if let Some(flow) = self.tcp.get_mut(index) {
-            self.timers.arm(id, &mut flow.armed, Some(connect_until));
-        }
-    }
-
     fn reset(&mut self, input: &TcpInput<'_>) {
         if let Some(reset) = tcp::reset_for(&input.segment, input.payload_len as u32) {
             self.egress
                 .tcp(&mut self.driver, &input.peer, &reset, &[], None);
             self.counters.bump(Counter::FramesOut);
         }
-    }
-
-    /// The host side answered a CONNECT.
-    pub(crate) fn on_connected(&mut self, index: u32, result: Result<(), Errno>) {
-        let Some(guest) = self.tcp.key(index).map(|key| key.guest_address) else {
-            return;
-        };
-        let Some(flow) = self.tcp.get_mut(index) else {
-            return;
-        };
-        flow.pending.connect = false;
-        self.tcp_pending -= 1;
-        if flow.marks.released {
-            return self.free_when_idle(index);
-        }
-        flow.connect_until = None;
-        match (result, &flow.host) {
-            (Ok(()), HostSide::Connecting { socket, .. }) => {
-                flow.host = HostSide::Open(*socket);
-                flow.connection
-                    .accept(self.now, self.tcp_configs.towards(guest));
-                self.counters.bump(Counter::TcpConnected);
-                self.mark_dirty(index);
-            }
-            (Err(errno), _) => self.fail_connect(index, errno),
-            (Ok(()), _) => self.release(index, true),
-        }
-    }
-
-    /// Tells the guest why its connection could not be made, as the host learnt it.
-    fn fail_connect(&mut self, index: u32, errno: Errno) {
-        let Some(peer) = self.tcp_peer(index) else {
-            return;
-        };
-        let Some(flow) = self.tcp.get_mut(index) else {
-            return;
-        };
-        let HostSide::Connecting {
-            socket,
-            syn,
-            reports_errors,
-        } = std::mem::replace(&mut flow.host, HostSide::Closed)
-        else {
-            return;
-        };
-        let report = if reports_errors {
-            self.driver.take_error(socket)
-        } else {
-            None
-        };
-        let unreachable = match errno {
-            Errno::ADDRNOTAVAIL => Some(Unreachable::Network),
-            errno => Unreachable::of(errno),
-        };
-        self.driver.close(socket, false);
-        if let Some(report) = report
-            && self.relay_socket_error(peer, &syn, &report)
-        {
-            self.counters.bump(Counter::TcpUnreachable);
-        } else if let Some(code) = unreachable {
-            self.counters.bump(Counter::TcpUnreachable);
-            self.report_unreachable(peer, &syn, code);
-        } else {
-            self.counters.bump(if errno == Errno::TIMEDOUT {
-                Counter::TcpTimedOut
-            } else {
-                Counter::TcpRefused
-            });
-            self.send_abort(index);
-        }
-        self.release(index, false);
     }
 
     /// A send is complete.
@@ -442,8 +336,11 @@ impl<D: Driver> Core<D> {
                 }
                 // After a waiting send got through, try the rest at once.
                 flow.marks.blocked = blocked;
+                if flow.marks.lingers && bytes > 0 {
+                    flow.deadline = Some(self.now + LINGER_PATIENCE);
+                }
             }
-            Err(_) => flow.marks.host_reset = true,
+            Err(_) => self.break_host_side(index),
         }
         self.mark_dirty(index);
     }
@@ -488,43 +385,36 @@ impl<D: Driver> Core<D> {
         }
         match end {
             ReceiveEnd::Partial => {}
-            ReceiveEnd::Eof => flow.marks.host_finished = true,
+            ReceiveEnd::Eof => {
+                // Of a socket whose failure a send has told this is no regular end.
+                flow.marks.host_finished = !flow.marks.host_broken;
+                flow.marks.host_ended = true;
+            }
             ReceiveEnd::Starved => {
                 flow.marks.starved = true;
                 self.starved.push(index);
             }
             ReceiveEnd::Canceled => {}
-            ReceiveEnd::Failed(_) => flow.marks.host_reset = true,
+            ReceiveEnd::Failed(_) => {
+                flow.marks.host_ended = true;
+                self.break_host_side(index);
+            }
         }
         self.mark_dirty(index);
     }
 
-    /// A flow's deadline came.
-    pub(crate) fn on_tcp_timer(&mut self, at: Instant, index: u32) {
-        let now = self.now;
-        let Some(key) = self.tcp.key(index).copied() else {
+    /// A segment with this number was too big for the path, which takes `mtu` bytes with IP header.
+    pub(crate) fn narrow_tcp(&mut self, index: u32, sequence: SequenceNumber, mtu: u16) {
+        let Some(v4) = self.tcp.key(index).map(|key| key.guest_address.is_v4()) else {
             return;
         };
-        let Some(flow) = self.tcp.get_mut(index) else {
-            return;
-        };
-        if !flow.armed.fired(at) || flow.marks.released {
-            return;
+        let mss = mtu.saturating_sub(if v4 { HEADERS_V4 } else { HEADERS_V6 });
+        if let Some(flow) = self.tcp.get_mut(index)
+            && flow.connection.on_packet_too_big(sequence, mss)
+        {
+            self.counters.bump(Counter::PathsNarrowed);
+            self.mark_dirty(index);
         }
-        if flow.connect_until.is_some_and(|until| until <= now) {
-            return self.fail_connect(index, Errno::TIMEDOUT);
-        }
-        if flow.connection.poll_at().is_some_and(|due| due <= now) {
-            let config = self.tcp_configs.towards(key.guest_address);
-            if let TimerOutcome::Gone(reason) = flow.connection.on_timer(now, config) {
-                let regular = reason == Reason::TimeWaitOver;
-                if !regular {
-                    self.counters.bump(Counter::TcpGone);
-                }
-                return self.release(index, !regular);
-            }
-        }
-        self.mark_dirty(index);
     }
 
     /// A small message came on a flow.
@@ -560,6 +450,7 @@ impl<D: Driver> Core<D> {
         };
         // A quiet send holds its slices until the next wake-up, also those of other cores.
         let quiet = !self.has_peers();
+        let scarce = self.is_memory_scarce();
         let Some(flow) = self.tcp.get_mut(index) else {
             return;
         };
@@ -572,7 +463,12 @@ impl<D: Driver> Core<D> {
             _ => None,
         };
 
-        if let Some(socket) = open {
+        if flow.marks.lingers {
+            return self.linger(index);
+        }
+        if let Some(socket) = open
+            && !flow.marks.host_broken
+        {
             flow.flush_upload(&mut self.driver, socket, token, quiet);
         }
 
@@ -610,75 +506,30 @@ impl<D: Driver> Core<D> {
         }
         self.counters.add(Counter::FramesOut, frames);
 
-        if flow.marks.host_reset {
-            // What could be sent went out above; the reset follows it in sequence.
-            self.counters.bump(Counter::TcpResetByHost);
-            self.send_abort(index);
-            return self.release(index, true);
+        if flow.marks.host_broken && flow.is_reset_due() {
+            return self.reset_by_host(index);
         }
         if flow.connection.is_closed() {
-            return self.release(index, false);
+            return self.finish(index);
         }
         if let Some(socket) = open {
-            if flow.marks.host_finished && flow.marks.shut_down && flow.pending.none() {
+            if flow.marks.host_ended && flow.marks.shut_down && flow.pending.none() {
                 // Both directions are through on the host's side: the socket's work is done.
                 flow.host = HostSide::Closed;
                 self.driver.close(socket, false);
-            } else if !flow.marks.host_finished && !flow.pending.receive && !flow.marks.starved {
+            } else if !flow.marks.host_ended && !flow.pending.receive && !flow.marks.starved {
                 let most = if self.now < self.small_until {
                     RECEIVE_MAX_SHARED
                 } else {
                     RECEIVE_MAX_BULK
                 };
-                flow.arm_receive(&mut self.driver, socket, token, most);
+                flow.arm_receive(&mut self.driver, socket, token, most, scarce);
             }
         }
-        let deadlines = [flow.connection.poll_at(), flow.connect_until];
+        let deadlines = [flow.connection.poll_at(), flow.deadline];
         let deadline = deadlines.into_iter().flatten().min();
         self.timers
             .arm(FlowId::tcp(index), &mut flow.armed, deadline);
-    }
-
-    /// Sends a reset to the guest, in sequence, if its state wants one.
-    fn send_abort(&mut self, index: u32) {
-        let Some(peer) = self.tcp_peer(index) else {
-            return;
-        };
-        if let Some(flow) = self.tcp.get_mut(index)
-            && let Some(segment) = flow.connection.abort()
-        {
-            self.egress
-                .tcp(&mut self.driver, &peer, &segment, &[], None);
-            self.counters.bump(Counter::FramesOut);
-        }
-    }
-
-    /// Ends a flow: its key is free at once, its place when the driver has let go of its socket.
-    fn release(&mut self, index: u32, reset: bool) {
-        self.tcp.unlist(index);
-        let Some(flow) = self.tcp.get_mut(index) else {
-            return;
-        };
-        if std::mem::replace(&mut flow.marks.released, true) {
-            return;
-        }
-        if let Some(socket) = flow.host.socket() {
-            self.driver.close(socket, reset);
-        }
-        flow.host = HostSide::Closed;
-        let held = flow.upload.clear() + flow.download.clear();
-        self.held_bytes = self.held_bytes.saturating_sub(held);
-        self.free_when_idle(index);
-    }
-
-    fn free_when_idle(&mut self, index: u32) {
-        if self
-            .tcp
-            .get(index)
-            .is_some_and(|flow| flow.marks.released && flow.pending.none())
-        {
-            self.tcp.free(index);
-        }
     }
 
     fn tcp_peer(&self, index: u32) -> Option<Peer> {
@@ -689,60 +540,6 @@ impl<D: Driver> Core<D> {
             guest: key.guest_address,
             remote: key.remote_address,
         })
-    }
-
-    /// Moves what a blocked flow holds out of the pool. Returns whether it is still blocked.
-    fn relieve_blocked(&mut self, index: u32) -> bool {
-        let Some(flow) = self.tcp.get_mut(index) else {
-            return false;
-        };
-        if !flow.marks.blocked || flow.marks.released {
-            flow.marks.listed = false;
-            return false;
-        }
-        let (count, bytes) = flow.upload.leave_pool();
-        self.held_bytes += bytes;
-        self.counters.add(Counter::BufferCopies, count);
-        true
-    }
-
-    /// Keeps pooled buffers from being pinned by flows that stand still.
-    pub(crate) fn relieve_pools(&mut self) {
-        let levels = self.driver.levels();
-        // Frames that came over a lane hold buffers of another core, whose level is not seen here.
-        let low = levels.tap_free < levels.tap_total / 2 || self.has_peers();
-        // Places of flows that ended stay listed until a look through the list.
-        let long = self.blocked.len() > self.tcp.len() + 64;
-        if (low || long) && !self.blocked.is_empty() {
-            let mut blocked = std::mem::take(&mut self.blocked);
-            blocked.retain(|&index| self.relieve_blocked(index));
-            self.blocked = blocked;
-        }
-        if levels.stream_free < levels.stream_total / 4
-            && self.held_bytes < self.limits.buffer_bytes
-            && self.now.since(self.relieved_at) >= RELIEF_INTERVAL
-        {
-            self.relieved_at = self.now;
-            for (_, flow) in self.tcp.iter_mut() {
-                if flow.marks.released || flow.download.bytes() == 0 {
-                    continue;
-                }
-                let (count, bytes) = flow.download.leave_pool();
-                self.held_bytes += bytes;
-                self.counters.add(Counter::BufferCopies, count);
-                if self.held_bytes >= self.limits.buffer_bytes {
-                    break;
-                }
-            }
-        }
-        if !self.starved.is_empty() && levels.stream_free > levels.stream_total / 8 {
-            for index in std::mem::take(&mut self.starved) {
-                if let Some(flow) = self.tcp.get_mut(index) {
-                    flow.marks.starved = false;
-                    self.mark_dirty(index);
-                }
-            }
-        }
     }
 }
 
@@ -761,15 +558,23 @@ impl TcpFlow {
         self.download_limit > DOWNLOAD_START || self.window >= WINDOW_MAX / 2
     }
 
-    fn take_upload(&mut self, slice: Slice) {
+    /// Queues bytes of the guest's; answers how many of them are in memory of their own.
+    fn take_upload(&mut self, slice: Slice, scarce: bool) -> usize {
+        if self.marks.host_broken {
+            // Nobody is there to take them; the guest is about to hear of it.
+            return 0;
+        }
         let bytes = slice.len() as u32;
+        let owned = if slice.is_pooled() { 0 } else { slice.len() };
         self.upload.push(slice);
         // The window doubles for a guest that fills it, as long as the host side keeps up.
         self.window_filled += bytes;
-        if self.window_filled >= self.window && self.window < WINDOW_MAX && !self.marks.blocked {
-            self.window *= 2;
+        let grows = self.window < WINDOW_MAX && !self.marks.blocked && !scarce;
+        if self.window_filled >= self.window && grows {
+            self.window = (self.window * 2).min(WINDOW_MAX);
             self.window_filled = 0;
         }
+        owned
     }
 
     fn flush_upload<D: Driver>(
@@ -817,95 +622,6 @@ impl TcpFlow {
             }
         } else if self.marks.guest_finished && !std::mem::replace(&mut self.marks.shut_down, true) {
             driver.shutdown_write(socket);
-        }
-    }
-
-    fn arm_receive<D: Driver>(&mut self, driver: &mut D, socket: SocketId, token: u64, most: u32) {
-        // No flow takes more than an eighth of what is free, so that one slow guest connection
-        // leaves buffers to all others.
-        let free = driver.levels().stream_free;
-        let fair = (free as u32 / 8).max(1) * 16_384;
-        let limit = self.download_limit.min(fair.max(16_384));
-        let room = limit.saturating_sub(self.download.bytes());
-        if room < limit / DOWNLOAD_PARTS && self.download.bytes() > 0 {
-            return;
-        }
-        self.pending.receive = true;
-        let wait_first = self.download.bytes() == 0;
-        driver.receive(socket, room.min(most), wait_first, token);
-        if self.download_limit < DOWNLOAD_MAX && self.download.bytes() >= self.download_limit / 2 {
-            self.download_limit *= 2;
-        }
-    }
-}
-
-/// The receive window that a connection begins with, in bytes.
-fn first_window(mss: u16) -> u32 {
-    WINDOW_START.max(SEGMENTS_MIN * u32::from(mss))
-}
-
-/// An initial sequence number (RFC 6528 §3): a keyed hash of the connection's addresses and ports,
-/// plus a clock that advances once every 4 µs. Data goes faster than that clock, so a connection that
-/// takes the place of one in TIME-WAIT begins beyond what that one has `used` (RFC 9293 §3.6.1).
-fn initial_sequence(
-    secret: &std::hash::RandomState,
-    key: &FlowKey,
-    now: Instant,
-    used: Option<SequenceNumber>,
-) -> u32 {
-    let clock = (now.as_nanos() / 4_000) as u32;
-    let fresh = SequenceNumber((secret.hash_one(key) as u32).wrapping_add(clock));
-    used.map_or(fresh, |used| fresh.max(used + SUCCESSOR_GAP)).0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_window_that_was_nearly_filled_opens_by_whole_segments() {
-        for mtu in [1280, 1500, 9000, 65_520] {
-            let configs = TcpConfigs::new(mtu);
-            for mss in [configs.v4.mss, configs.v6.mss] {
-                let window = first_window(mss);
-                // The guest left less than a segment of it unused; taken, it opens by the rest.
-                assert!(window - u32::from(mss) >= u32::from(mss), "MTU {mtu}");
-                assert!((WINDOW_START..=WINDOW_MAX).contains(&window), "MTU {mtu}");
-            }
-        }
-    }
-
-    #[test]
-    fn initial_sequence_numbers_differ_by_connection_and_move_with_time() {
-        let secret = std::hash::RandomState::new();
-        let key = |guest_port| FlowKey {
-            guest: 0,
-            protocol: towpath_stack::flow::Protocol::Tcp,
-            guest_address: Address::v4([10, 0, 0, 3]),
-            remote_address: Address::v4([192, 0, 2, 1]),
-            guest_port,
-            remote_port: 80,
-        };
-        let at = |port, micros: u64| {
-            initial_sequence(
-                &secret,
-                &key(port),
-                Instant::from_nanos(micros * 1_000),
-                None,
-            )
-        };
-        assert_eq!(at(1, 400).wrapping_sub(at(1, 0)), 100);
-        assert_ne!(at(1, 0), at(2, 0));
-        assert_ne!(
-            at(1, 0),
-            initial_sequence(&std::hash::RandomState::new(), &key(1), Instant::ZERO, None)
-        );
-        // In the place of a connection that sent much in a short time, and of one that sent little.
-        let first = SequenceNumber(at(1, 0));
-        for (used, begins_anew) in [(first + 1_000_000, true), (first - 1_000_000, false)] {
-            let next = initial_sequence(&secret, &key(1), Instant::ZERO, Some(used));
-            assert!(SequenceNumber(next).after(used));
-            assert_eq!(next != first.0, begins_anew);
         }
     }
 }

@@ -7,6 +7,7 @@
 //! (`UDP_GRO`).
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use towpath_ring::buffer::Slice;
 use towpath_ring::driver::{Driver, Errno, ErrorOrigin, SocketError, SocketId, SocketKind};
@@ -28,6 +29,9 @@ const RUN_MAX: usize = 64;
 /// Most bytes in one segmented send: what fits an IPv4 packet, headers included.
 const RUN_BYTES_MAX: usize = 65_000;
 
+/// After this much time it is tried whether the path takes more again (RFC 1191 §6.3, RFC 8201 §5.3).
+const PATH_MTU_LIFE: Duration = Duration::from_secs(600);
+
 /// One mapping.
 pub(crate) struct UdpMapping {
     socket: SocketId,
@@ -38,6 +42,18 @@ pub(crate) struct UdpMapping {
     /// The host's path takes segmented sends (until one fails).
     segments: bool,
     closing: bool,
+    /// What the path to the guest takes, if that is less than the link, and until when that is believed.
+    path_mtu: Option<(u16, Instant)>,
+}
+
+impl UdpMapping {
+    /// Bytes of the largest packet that gets to the guest whole.
+    fn mtu(&self, now: Instant, link: u16) -> u16 {
+        match self.path_mtu {
+            Some((mtu, until)) if now < until => mtu.min(link),
+            _ => link,
+        }
+    }
 }
 
 /// A UDP frame from the guest, parsed.
@@ -65,8 +81,8 @@ pub(crate) struct UdpRun<T> {
 
 /// From the guest: the mapping and the target.
 type Upward = (u32, SocketAddr);
-/// To the guest: both ends, the source port and the guest's port.
-type Downward = (Peer, u16, u16);
+/// To the guest: both ends, the source port and the guest's port, and the MTU of the path.
+type Downward = (Peer, u16, u16, u16);
 
 /// The runs of both directions.
 #[derive(Default)]
@@ -208,13 +224,13 @@ impl<D: Driver> Core<D> {
 
     fn flush_udp_down(&mut self) {
         let run = &mut self.udp_runs.down;
-        let Some((peer, source_port, target_port)) = run.with.take() else {
+        let Some((peer, source_port, target_port, mtu)) = run.with.take() else {
             return;
         };
-        let ports = (source_port, target_port);
+        let (ports, gso_size) = ((source_port, target_port), run.gso_size());
         let frames = self
             .egress
-            .udp(&mut self.driver, &peer, ports, &run.slices, run.gso_size());
+            .udp(&mut self.driver, &peer, ports, &run.slices, gso_size, mtu);
         run.clear();
         self.counters.add(Counter::FramesOut, frames);
     }
@@ -243,6 +259,7 @@ impl<D: Driver> Core<D> {
             hop_limit: 64,
             segments: true,
             closing: false,
+            path_mtu: None,
         };
         let index = self.udp.insert(input.key, input.hash, mapping);
         self.counters.bump(Counter::UdpOpened);
@@ -303,8 +320,9 @@ impl<D: Driver> Core<D> {
         }
         self.counters.bump(Counter::DatagramsDown);
         self.counters.add(Counter::BytesDown, payload.len() as u64);
-        let with = (peer, from.port(), key.guest_port);
-        let together = gso_size == 0 && self.egress.takes_run(&peer, payload.len());
+        let mtu = mapping.mtu(self.now, self.egress.mtu());
+        let with = (peer, from.port(), key.guest_port, mtu);
+        let together = gso_size == 0 && self.egress.takes_run(&peer, payload.len(), mtu);
         let run = &mut self.udp_runs.down;
         if together && run.takes(&with, payload.len(), FRAME_SLICES) {
             return run.push(payload);
@@ -316,8 +334,19 @@ impl<D: Driver> Core<D> {
         let ports = (from.port(), key.guest_port);
         let frames = self
             .egress
-            .udp(&mut self.driver, &peer, ports, &[payload], gso_size);
+            .udp(&mut self.driver, &peer, ports, &[payload], gso_size, mtu);
         self.counters.add(Counter::FramesOut, frames);
+    }
+
+    /// A datagram to the guest was too big for the path, which takes packets of `mtu` bytes.
+    pub(crate) fn narrow_udp(&mut self, index: u32, mtu: u16) {
+        let (now, link) = (self.now, self.egress.mtu());
+        if let Some(mapping) = self.udp.get_mut(index)
+            && mtu < mapping.mtu(now, link)
+        {
+            mapping.path_mtu = Some((mtu, now + PATH_MTU_LIFE));
+            self.counters.bump(Counter::PathsNarrowed);
+        }
     }
 
     /// The host's kernel has errors for a datagram socket: tell the guest of those that routers
@@ -458,9 +487,10 @@ impl<D: Driver> Core<D> {
             remote: server,
         };
         let payload = Slice::from_vec(answer.to_vec());
+        let (ports, mtu) = ((53, guest_port), self.egress.mtu());
         let frames = self
             .egress
-            .udp(&mut self.driver, &peer, (53, guest_port), &[payload], 0);
+            .udp(&mut self.driver, &peer, ports, &[payload], 0, mtu);
         self.counters.add(Counter::FramesOut, frames);
     }
 
@@ -483,9 +513,10 @@ impl<D: Driver> Core<D> {
         };
         let port = dhcp_target_port(message);
         let payload = Slice::from_vec(message.to_vec());
+        let (ports, mtu) = ((67, port), self.egress.mtu());
         let frames = self
             .egress
-            .udp(&mut self.driver, &peer, (67, port), &[payload], 0);
+            .udp(&mut self.driver, &peer, ports, &[payload], 0, mtu);
         self.counters.add(Counter::FramesOut, frames);
     }
 }

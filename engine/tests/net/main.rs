@@ -22,10 +22,14 @@ mod configuration;
 mod cores;
 mod dhcp;
 mod dns;
+mod endings;
+mod flood;
 mod hostile;
 mod icmp;
 mod limits;
+mod path_mtu;
 mod policy;
+mod quiet;
 mod remains;
 mod run;
 mod slaac;
@@ -44,6 +48,8 @@ fn main() -> ExitCode {
     let tests = [
         support::payload::tests(),
         tcp::tests(),
+        endings::tests(),
+        quiet::tests(),
         udp::tests(),
         icmp::tests(),
         dns::tests(),
@@ -58,6 +64,8 @@ fn main() -> ExitCode {
         cli::tests(),
         attach::tests(),
         hostile::tests(),
+        flood::tests(),
+        path_mtu::tests(),
     ];
     let trials = tests
         .into_iter()

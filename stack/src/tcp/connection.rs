@@ -191,6 +191,16 @@ impl Connection {
         self.send.max.since(self.send.una)
     }
 
+    /// Bytes that the guest takes now, sent and unacknowledged ones among them.
+    pub fn guest_window(&self) -> u32 {
+        self.send.guest_window()
+    }
+
+    /// Bytes of memory that what came out of order takes.
+    pub fn out_of_order_bytes(&self) -> u32 {
+        self.receive.out_of_order_bytes()
+    }
+
     /// Smoothed round-trip time (RFC 6298); `None` before the first sample.
     pub fn smoothed_rtt(&self) -> Option<Duration> {
         self.send.rtt.smoothed()

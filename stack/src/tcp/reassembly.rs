@@ -71,6 +71,11 @@ impl Reassembly {
         }
     }
 
+    /// Bytes counted against the bound: what is kept, and its overhead.
+    pub(super) fn charged(&self) -> u32 {
+        self.charged
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }

@@ -262,6 +262,11 @@ impl Receiver {
         taken
     }
 
+    /// Bytes of memory that what is kept takes.
+    pub(super) fn out_of_order_bytes(&self) -> u32 {
+        self.store.as_ref().map_or(0, |store| store.charged())
+    }
+
     /// The next chunk of bytes that had been kept and are in order now.
     pub(super) fn take_reassembled(&mut self) -> Option<Vec<u8>> {
         let store = self.store.as_mut()?;

@@ -216,6 +216,11 @@ impl Sender {
         }
     }
 
+    /// Bytes that the guest takes from the first unacknowledged on.
+    pub(super) fn guest_window(&self) -> u32 {
+        self.window_from(self.una)
+    }
+
     /// Whether the guest takes nothing at all.
     pub(super) fn is_window_closed(&self) -> bool {
         self.window_from(self.una) == 0

@@ -2,6 +2,7 @@
 
 pub(crate) mod attacker;
 pub(crate) mod command;
+pub(crate) mod connections;
 pub(crate) mod frames;
 pub(crate) mod guest;
 pub(crate) mod harness;

@@ -186,6 +186,23 @@ impl World {
         }
     }
 
+    /// Another machine on a link of this world's, with addresses of its own, that may fall silent.
+    pub(crate) fn other_machine(&self) -> OtherMachine {
+        let namespace = Namespace::new();
+        let path = namespace.path();
+        ip("link add there type veth peer name here");
+        ip(&format!("link set here netns {}", path.display()));
+        ip("addr add 198.18.3.1/30 dev there");
+        ip("addr add 2001:db8:3::1/64 dev there nodad");
+        ip("link set there up");
+        namespace.enter(|| {
+            ip("addr add 198.18.3.2/30 dev here");
+            ip("addr add 2001:db8:3::2/64 dev here nodad");
+            ip("link set here up");
+        });
+        OtherMachine { namespace }
+    }
+
     /// The numbers of this world's processes, however they were started.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let mark = format!("{MARK}={}", self.mark);
@@ -232,6 +249,29 @@ impl Router {
         IpAddr::V4(Ipv4Addr::new(198, 18, 102, 1)),
         IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x102, 0, 0, 0, 0, 1)),
     ];
+}
+
+/// The machine of [`World::other_machine`].
+pub(crate) struct OtherMachine {
+    namespace: Namespace,
+}
+
+impl OtherMachine {
+    /// Its addresses.
+    pub(crate) const ADDRESSES: [IpAddr; 2] = [
+        IpAddr::V4(Ipv4Addr::new(198, 18, 3, 2)),
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 2)),
+    ];
+
+    /// Runs `body` on it.
+    pub(crate) fn enter<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        self.namespace.enter(body)
+    }
+
+    /// From now on nothing that is sent to it is answered, not even by an error.
+    pub(crate) fn fall_silent(&self) {
+        self.namespace.enter(|| ip("addr flush dev here"));
+    }
 }
 
 /// The wildcard address of the same version.

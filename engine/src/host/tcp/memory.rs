@@ -1,0 +1,132 @@
+//! The memory of flows: how much of either direction may wait, and what is done where it does.
+//!
+//! **Each flow.** The guest may have sent as much as the window says, which begins small and doubles for a
+//! guest that fills it while the host's side keeps up. Of the host's bytes a flow holds what the
+//! guest's window takes and one batch, so that the next is there when the guest asks: a guest that reads
+//! slowly, or has a small window, holds little, whatever the host has for it.
+//!
+//! **Each core.** Pooled buffers are never left to a flow that stands still: what it holds is copied
+//! out of them, and copies are counted (`held_bytes`), with what came out of order, against
+//! `--buffer-memory`. Beyond half of that, memory is *scarce*: a flow holds of the host's bytes only
+//! what its guest takes now, and windows begin at their least and don't grow. Beyond all of it, blocked
+//! flows take no more segments and nobody keeps what is out of order: it is not acknowledged, so the
+//! guest sends it again. Flows that move need no copies and go on.
+
+use std::time::Duration;
+
+use towpath_ring::driver::{BufferLevels, Driver, SocketId};
+
+use super::{DOWNLOAD_MAX, DOWNLOAD_START, TcpFlow};
+use crate::core::Core;
+use crate::counters::Counter;
+
+/// How often all flows may be looked through for buffers that stand still.
+const RELIEF_INTERVAL: Duration = Duration::from_millis(1);
+/// A receive is armed when at least one part in this many of what may wait has room. Where more is taken at
+/// a time, more super-frames follow each other closely, and the guest's reader, which each time sleeps when
+/// it has read all, is woken less often; an interrupt for each second frame halved the rate.
+const DOWNLOAD_PARTS: u32 = 4;
+/// What a flow may always hold of the host's bytes. Something must wait for a guest whose window is shut:
+/// it is what asks the guest whether the window is open again.
+const DOWNLOAD_LEAST: u32 = 1024;
+
+impl<D: Driver> Core<D> {
+    /// Whether so much waits in memory that flows must make do with less.
+    pub(super) fn is_memory_scarce(&self) -> bool {
+        self.held_bytes > self.limits.buffer_bytes / 2
+    }
+
+    /// Moves what a blocked flow holds out of the pool. Returns whether it is still blocked.
+    fn relieve_blocked(&mut self, index: u32) -> bool {
+        let Some(flow) = self.tcp.get_mut(index) else {
+            return false;
+        };
+        if !flow.marks.blocked || flow.marks.released {
+            flow.marks.listed = false;
+            return false;
+        }
+        let (count, bytes) = flow.upload.leave_pool();
+        self.held_bytes += bytes;
+        self.counters.add(Counter::BufferCopies, count);
+        true
+    }
+
+    /// Keeps pooled buffers from being pinned by flows that stand still.
+    pub(crate) fn relieve_pools(&mut self) {
+        let levels = self.driver.levels();
+        // Frames that came over a lane hold buffers of another core, whose level is not seen here.
+        let low = levels.tap_free < levels.tap_total / 2 || self.has_peers();
+        // Places of flows that ended stay listed until a look through the list.
+        let long = self.blocked.len() > self.tcp.len() + 64;
+        if (low || long) && !self.blocked.is_empty() {
+            let mut blocked = std::mem::take(&mut self.blocked);
+            blocked.retain(|&index| self.relieve_blocked(index));
+            self.blocked = blocked;
+        }
+        if levels.stream_free < levels.stream_total / 4
+            && self.held_bytes < self.limits.buffer_bytes
+            && self.now.since(self.relieved_at) >= RELIEF_INTERVAL
+        {
+            self.relieved_at = self.now;
+            for (_, flow) in self.tcp.iter_mut() {
+                if flow.marks.released || flow.download.bytes() == 0 {
+                    continue;
+                }
+                let (count, bytes) = flow.download.leave_pool();
+                self.held_bytes += bytes;
+                self.counters.add(Counter::BufferCopies, count);
+                if self.held_bytes >= self.limits.buffer_bytes {
+                    break;
+                }
+            }
+        }
+        if !self.starved.is_empty() && levels.stream_free > levels.stream_total / 8 {
+            for index in std::mem::take(&mut self.starved) {
+                if let Some(flow) = self.tcp.get_mut(index) {
+                    flow.marks.starved = false;
+                    self.mark_dirty(index);
+                }
+            }
+        }
+    }
+}
+
+impl TcpFlow {
+    /// Asks for as many of the host's bytes as the flow may hold, if it is worth it.
+    pub(super) fn arm_receive<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        socket: SocketId,
+        token: u64,
+        most: u32,
+        scarce: bool,
+    ) {
+        let limit = self.download_room(&driver.levels(), scarce);
+        let held = self.download.bytes();
+        let room = limit.saturating_sub(held);
+        if room == 0 || (room < limit / DOWNLOAD_PARTS && held > 0) {
+            return;
+        }
+        self.pending.receive = true;
+        driver.receive(socket, room.min(most), held == 0, token);
+        if self.download_limit < DOWNLOAD_MAX && held >= self.download_limit / 2 {
+            self.download_limit *= 2;
+        }
+    }
+
+    /// How many of the host's bytes may wait for the guest.
+    fn download_room(&self, levels: &BufferLevels, scarce: bool) -> u32 {
+        // No flow takes more than an eighth of what is free, so that one slow guest connection
+        // leaves buffers to all others.
+        let buffer = levels.stream_buffer_bytes as u32;
+        let fair = (levels.stream_free as u32 / 8).max(1) * buffer;
+        let window = self.connection.guest_window();
+        let batch = if scarce {
+            0
+        } else {
+            window.max(DOWNLOAD_START)
+        };
+        let wanted = self.download_limit.min(window.saturating_add(batch));
+        wanted.min(fair).max(DOWNLOAD_LEAST)
+    }
+}

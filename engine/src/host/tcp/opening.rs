@@ -1,0 +1,270 @@
+//! A connection begins: a SYN, the host side's answer, and what the guest is told of it.
+
+use std::hash::BuildHasher;
+
+use towpath_ring::driver::{Driver, Errno, Remote, SocketKind};
+use towpath_stack::flow::FlowKey;
+use towpath_stack::tcp::Connection;
+use towpath_stack::tcp::seq::SequenceNumber;
+use towpath_stack::{Address, Instant};
+
+use super::{
+    DOWNLOAD_START, HostSide, Marks, Pending, SEGMENTS_MIN, TcpFlow, TcpInput, WINDOW_START,
+};
+use crate::core::Core;
+use crate::core::egress::Unreachable;
+use crate::core::timers::Armed;
+use crate::core::token::FlowId;
+use crate::counters::Counter;
+use crate::host::queue::SliceQueue;
+use crate::policy::admission::{Refusal, Verdict};
+
+/// The TTL that nearly every guest uses, and the host too.
+const DEFAULT_HOPS: u8 = 64;
+/// The most hops that tracers try.
+const TRACED_HOPS: u8 = 30;
+/// Sequence numbers left free between a connection in TIME-WAIT and the one that takes its place.
+const SUCCESSOR_GAP: u32 = 64 << 10;
+
+impl<D: Driver> Core<D> {
+    /// A SYN begins a connection; `used` is the end of the sequence numbers of one in TIME-WAIT whose
+    /// place it takes.
+    pub(super) fn open_tcp(&mut self, input: &TcpInput<'_>, used: Option<SequenceNumber>) {
+        let (remote, kind) = match self
+            .admission
+            .judge(input.key.remote_address, input.key.remote_port)
+        {
+            Verdict::Host(to) if to.is_ipv4() => (Remote::Inet(to), SocketKind::TcpV4),
+            Verdict::Host(to) => (Remote::Inet(to), SocketKind::TcpV6),
+            Verdict::Dns => (self.dns_stream.clone(), SocketKind::UnixStream),
+            Verdict::Refuse(Refusal::NoSuchGuest) => {
+                self.counters.bump(Counter::RefusedPolicy);
+                return self.report_unreachable(input.peer, input.quote, Unreachable::Host);
+            }
+            Verdict::Refuse(_) | Verdict::Dhcp => {
+                self.counters.bump(Counter::RefusedPolicy);
+                return self.reset(input);
+            }
+            Verdict::Ignore => return self.counters.bump(Counter::DroppedMulticast),
+        };
+        if !self.make_room(&input.key.guest_address) {
+            self.counters.bump(Counter::RefusedTcpLimit);
+            return self.reset(input);
+        }
+        let Ok(socket) = self.sockets.take(&mut self.driver, kind) else {
+            self.counters.bump(Counter::RefusedSockets);
+            return self.reset(input);
+        };
+        let inet = kind != SocketKind::UnixStream;
+        if inet && input.hop_limit != DEFAULT_HOPS {
+            // Best effort: a host that refuses it still connects.
+            let _ = self.driver.set_hop_limit(socket, input.hop_limit);
+        }
+        // So few hops are a route being traced: then the errors that routers send are wanted, which
+        // for an ordinary connection would turn passing trouble into its end (ip(7), IP_RECVERR).
+        let traces =
+            inet && input.hop_limit <= TRACED_HOPS && self.driver.set_report_errors(socket).is_ok();
+        let config = self.tcp_configs.towards(input.key.guest_address);
+        let first = initial_sequence(&self.initial_sequences, &input.key, self.now, used);
+        let connect_until = self.now + self.limits.connect_timeout;
+        let flow = TcpFlow {
+            connection: Connection::from_syn(self.now, config, &input.segment, first),
+            guest_mac: input.peer.mac,
+            host: HostSide::Connecting {
+                socket,
+                syn: input.quote.into(),
+                reports_errors: traces,
+            },
+            upload: SliceQueue::default(),
+            download: SliceQueue::default(),
+            window: first_window(config.mss, self.is_memory_scarce()),
+            window_filled: 0,
+            download_limit: DOWNLOAD_START,
+            armed: Armed::default(),
+            deadline: Some(connect_until),
+            half_open: None,
+            pending: Pending {
+                connect: true,
+                ..Pending::default()
+            },
+            marks: Marks {
+                watched: !inet,
+                ..Marks::default()
+            },
+        };
+        let index = self.tcp.insert(input.key, input.hash, flow);
+        let ticket = self.half_open.add(input.key.guest_address, index);
+        self.counters.bump(Counter::TcpOpened);
+        let id = FlowId::tcp(index);
+        self.driver.connect(socket, &remote, id.token());
+        if let Some(flow) = self.tcp.get_mut(index) {
+            flow.half_open = Some(ticket);
+            self.timers.arm(id, &mut flow.armed, Some(connect_until));
+        }
+    }
+
+    /// Sees to it that one more connection from this address may begin. Returns false if there are too many
+    /// that are open.
+    fn make_room(&mut self, guest: &Address) -> bool {
+        let full = self.tcp.len() >= self.limits.tcp_flows;
+        if let Some(oldest) = self.half_open.in_the_way(guest, full) {
+            self.counters.bump(Counter::RefusedTcpPending);
+            self.send_abort(oldest);
+            self.release(oldest, true);
+            return true;
+        }
+        !full
+    }
+
+    /// The host side answered a CONNECT.
+    pub(crate) fn on_connected(&mut self, index: u32, result: Result<(), Errno>) {
+        let Some(guest) = self.tcp.key(index).map(|key| key.guest_address) else {
+            return;
+        };
+        let Some(flow) = self.tcp.get_mut(index) else {
+            return;
+        };
+        flow.pending.connect = false;
+        if flow.marks.released {
+            return self.free_when_idle(index);
+        }
+        flow.deadline = None;
+        match (result, &flow.host) {
+            (Ok(()), HostSide::Connecting { socket, .. }) => {
+                flow.host = HostSide::Open(*socket);
+                if !flow.marks.watched {
+                    flow.deadline = Some(self.now + self.limits.tcp_idle);
+                }
+                flow.connection
+                    .accept(self.now, self.tcp_configs.towards(guest));
+                self.counters.bump(Counter::TcpConnected);
+                self.mark_dirty(index);
+            }
+            (Err(errno), _) => self.fail_connect(index, errno),
+            (Ok(()), _) => self.release(index, true),
+        }
+    }
+
+    /// Tells the guest why its connection could not be made, as the host learnt it.
+    pub(super) fn fail_connect(&mut self, index: u32, errno: Errno) {
+        let Some(peer) = self.tcp_peer(index) else {
+            return;
+        };
+        let Some(flow) = self.tcp.get_mut(index) else {
+            return;
+        };
+        let HostSide::Connecting {
+            socket,
+            syn,
+            reports_errors,
+        } = std::mem::replace(&mut flow.host, HostSide::Closed)
+        else {
+            return;
+        };
+        let report = if reports_errors {
+            self.driver.take_error(socket)
+        } else {
+            None
+        };
+        let unreachable = match errno {
+            Errno::ADDRNOTAVAIL => Some(Unreachable::Network),
+            errno => Unreachable::of(errno),
+        };
+        self.driver.close(socket, false);
+        if let Some(report) = report
+            && self.relay_socket_error(peer, &syn, &report)
+        {
+            self.counters.bump(Counter::TcpUnreachable);
+        } else if let Some(code) = unreachable {
+            self.counters.bump(Counter::TcpUnreachable);
+            self.report_unreachable(peer, &syn, code);
+        } else {
+            self.counters.bump(if errno == Errno::TIMEDOUT {
+                Counter::TcpTimedOut
+            } else {
+                Counter::TcpRefused
+            });
+            self.send_abort(index);
+        }
+        self.release(index, false);
+    }
+}
+
+/// The receive window that a connection begins with, in bytes.
+fn first_window(mss: u16, scarce: bool) -> u32 {
+    let least = SEGMENTS_MIN * u32::from(mss);
+    if scarce {
+        least
+    } else {
+        least.max(WINDOW_START)
+    }
+}
+
+/// An initial sequence number (RFC 6528 §3): a keyed hash of the connection's addresses and ports,
+/// plus a clock that advances once every 4 µs. Data goes faster than that clock, so a connection that
+/// takes the place of one in TIME-WAIT begins beyond what that one has `used` (RFC 9293 §3.6.1).
+fn initial_sequence(
+    secret: &std::hash::RandomState,
+    key: &FlowKey,
+    now: Instant,
+    used: Option<SequenceNumber>,
+) -> u32 {
+    let clock = (now.as_nanos() / 4_000) as u32;
+    let fresh = SequenceNumber((secret.hash_one(key) as u32).wrapping_add(clock));
+    used.map_or(fresh, |used| fresh.max(used + SUCCESSOR_GAP)).0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{TcpConfigs, WINDOW_MAX};
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_window_that_was_nearly_filled_opens_by_whole_segments() {
+        for mtu in [1280, 1500, 9000, 65_520] {
+            let configs = TcpConfigs::new(mtu, Duration::from_secs(7440));
+            for mss in [configs.v4.mss, configs.v6.mss] {
+                let window = first_window(mss, false);
+                // The guest left less than a segment of it unused; taken, it opens by the rest.
+                assert!(window - u32::from(mss) >= u32::from(mss), "MTU {mtu}");
+                assert!(first_window(mss, true) <= window, "MTU {mtu}");
+                assert!((WINDOW_START..=WINDOW_MAX).contains(&window), "MTU {mtu}");
+            }
+        }
+    }
+
+    #[test]
+    fn initial_sequence_numbers_differ_by_connection_and_move_with_time() {
+        let secret = std::hash::RandomState::new();
+        let key = |guest_port| FlowKey {
+            guest: 0,
+            protocol: towpath_stack::flow::Protocol::Tcp,
+            guest_address: Address::v4([10, 0, 0, 3]),
+            remote_address: Address::v4([192, 0, 2, 1]),
+            guest_port,
+            remote_port: 80,
+        };
+        let at = |port, micros: u64| {
+            initial_sequence(
+                &secret,
+                &key(port),
+                Instant::from_nanos(micros * 1_000),
+                None,
+            )
+        };
+        assert_eq!(at(1, 400).wrapping_sub(at(1, 0)), 100);
+        assert_ne!(at(1, 0), at(2, 0));
+        assert_ne!(
+            at(1, 0),
+            initial_sequence(&std::hash::RandomState::new(), &key(1), Instant::ZERO, None)
+        );
+        // In the place of a connection that sent much in a short time, and of one that sent little.
+        let first = SequenceNumber(at(1, 0));
+        for (used, begins_anew) in [(first + 1_000_000, true), (first - 1_000_000, false)] {
+            let next = initial_sequence(&secret, &key(1), Instant::ZERO, Some(used));
+            assert!(SequenceNumber(next).after(used));
+            assert_eq!(next != first.0, begins_anew);
+        }
+    }
+}
