@@ -44,7 +44,7 @@
 //!
 //! # States
 //!
-//! Those of RFC 9293 §3.3.2 without LISTEN, and one before them: a guest's SYN makes a connection
+//! `states.md` says what happens in each, event by event. Those of RFC 9293 §3.3.2 without LISTEN, and one before them: a guest's SYN makes a connection
 //! that is [`State::Held`] and silent while the engine connects the host side. Then
 //! [`Connection::accept`] makes the SYN-ACK due, or [`Connection::abort`] gives the RST that refuses;
 //! dropping the connection leaves the guest to its timeout. A FIN goes out when

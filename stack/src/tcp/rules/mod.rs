@@ -8,6 +8,7 @@ mod ending;
 mod handshake;
 mod receiving;
 mod sending;
+mod table;
 
 use alloc::vec;
 use alloc::vec::Vec;
