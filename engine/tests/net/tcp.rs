@@ -1,5 +1,6 @@
 //! TCP from the guest to servers of the host.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::thread;
@@ -33,6 +34,7 @@ pub(crate) fn tests() -> Vec<Test> {
         many_small_writes,
         connections_come_from_the_host,
         short_lived_by_the_hundred,
+        congestion_marks_when_the_guest_asks,
     ];
     for host in HOSTS {
         for mtu in ["1500", "65520"] {
@@ -386,4 +388,34 @@ fn short_lived_by_the_hundred(world: &World) {
             round_trip(&guest.connect(echo), payload::slice(i, 100));
         }
     }
+}
+
+/// The guest's kernel asks for ECN in its SYN when it is told to; then what it receives may be marked.
+fn congestion_marks_when_the_guest_asks(world: &World) {
+    let guest = world.guest(&[]);
+    for (asks, sysctl) in [(false, "2"), (true, "1")] {
+        guest.enter(|| {
+            fs::write("/proc/sys/net/ipv4/tcp_ecn", sysctl).expect("a sysctl of its own")
+        });
+        let before = guest.enter(packets_that_may_be_marked);
+        let (near, far) = guest.pair(&listen(HOST4));
+        transfer(&far, &near, MIB);
+        let count = guest.enter(packets_that_may_be_marked) - before;
+        assert_eq!(count > 0, asks, "{count} packets with ECT(0)");
+        drop((near, far));
+    }
+}
+
+/// Packets with ECT(0) that this thread's network received.
+fn packets_that_may_be_marked() -> u64 {
+    let counters = fs::read_to_string("/proc/thread-self/net/netstat").expect("/proc is mounted");
+    let mut lines = counters.lines().filter(|line| line.starts_with("IpExt:"));
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let column = names.split(' ').position(|name| name == "InECT0Pkts");
+    let value = values
+        .split(' ')
+        .nth(column.expect("the kernel counts them"));
+    value
+        .and_then(|value| value.parse().ok())
+        .expect("a number")
 }

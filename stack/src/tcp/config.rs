@@ -69,3 +69,21 @@ impl Default for Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_keep_the_bounds_of_the_rfc() {
+        let config = Config::default();
+        // RFC 9293 §3.8.6.3, MUST-40.
+        assert!(config.delayed_ack < Duration::from_millis(500));
+        // RFC 9293 §3.8.4, MUST-28, and RFC 5382 REQ-5.
+        assert!(config.keepalive_idle >= Duration::from_secs(2 * 3600 + 4 * 60));
+        // RFC 9293 §3.8.3, SHLD-11: R2 is at least 100 s.
+        let waits = (0..=u32::from(config.retries))
+            .map(|attempt| (config.rto_min * (1 << attempt)).min(config.rto_max));
+        assert!(waits.sum::<Duration>() >= Duration::from_secs(100));
+    }
+}

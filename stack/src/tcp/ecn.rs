@@ -9,14 +9,18 @@
 //! answered by one ECE.
 //!
 //! **As sender.** New data says that it may be marked (ECT(0)); retransmissions, window probes and
-//! segments without payload do not (§6.1.4–6.1.6). An ECE of the guest slows the sender down once for
-//! what is in flight, and CWR on the next new data tells it. That segment travels alone: a link
-//! that cuts a super-frame might put CWR on each piece.
+//! segments without payload do not (§6.1.4–6.1.6). An ECE of the guest slows the sender down, and CWR
+//! on the next new data tells it. Until that is acknowledged the guest repeats itself, so further ECEs
+//! tell nothing. The segment with CWR travels alone: a link that cuts a super-frame might put it on
+//! each piece.
 //!
 //! Marks are rare; a segment with CE, ECE or CWR takes the slow path.
 
+use core::mem;
+
 use super::config::Config;
 use super::segment::Flags;
+use super::seq::SequenceNumber as Seq;
 
 /// The notification's state in one connection.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +31,8 @@ pub(super) struct Notification {
     pub(super) echo_due: bool,
     /// We slowed down, and have not said so.
     pub(super) reduced: bool,
+    /// The end of the segment that said so, until it is acknowledged.
+    told_until: Option<Seq>,
 }
 
 impl Notification {
@@ -42,6 +48,24 @@ impl Notification {
     /// (RFC 3168 §6.1.1).
     pub(super) fn on_repeated_syn(&mut self, flags: Flags) {
         self.agreed &= asks(flags);
+    }
+
+    /// Whether ECE on an ACK, which moved SND.UNA to `una`, tells of congestion that was not
+    /// answered yet.
+    pub(super) fn is_news(&mut self, flags: Flags, una: Seq) -> bool {
+        if self.told_until.is_some_and(|end| end.at_or_before(una)) {
+            self.told_until = None;
+        }
+        flags.contains(Flags::ECE) && !self.reduced && self.told_until.is_none()
+    }
+
+    /// New data that ends at `end` is being sent. What it adds to the flags.
+    pub(super) fn data_flags(&mut self, end: Seq) -> Flags {
+        if !mem::take(&mut self.reduced) {
+            return Flags(0);
+        }
+        self.told_until = Some(end);
+        Flags::CWR
     }
 
     /// What it adds to the flags of a SYN-ACK.

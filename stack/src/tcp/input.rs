@@ -212,7 +212,7 @@ impl Connection {
         let acked = self.take_ack(now, config, segment, len);
         received.acked = acked.bytes;
         if self.ecn.agreed {
-            self.note_congestion(segment, payload.len());
+            self.note_congestion(now, segment, payload.len());
         }
         if acked.fin && self.on_fin_acked(now, config) {
             received.closed = true;
@@ -413,9 +413,13 @@ impl Connection {
         acked
     }
 
-    /// What an acceptable segment says about congestion. Its own mark comes after CWR, which tells
-    /// of those before it (RFC 3168 §6.1.3).
-    fn note_congestion(&mut self, segment: &Segment, len: usize) {
+    /// What an acceptable segment, of which the ACK is taken, says about congestion. Its own mark
+    /// comes after CWR, which tells of those before it (RFC 3168 §6.1.3).
+    fn note_congestion(&mut self, now: Instant, segment: &Segment, len: usize) {
+        if self.ecn.is_news(segment.flags, self.send.una) {
+            let mss = u32::from(self.agreed.payload_max());
+            self.ecn.reduced = self.send.on_congestion_echo(now, mss);
+        }
         if segment.flags.contains(Flags::CWR) {
             self.ecn.echo_due = false;
         }

@@ -1,7 +1,5 @@
 //! A segment may leave: which one, and its header.
 
-use core::mem;
-
 use super::config::Config;
 use super::connection::Connection;
 use super::options::sack_len;
@@ -144,10 +142,7 @@ impl Connection {
         }
         let fresh = chunk.len > 0 && !chunk.retransmission && !chunk.probe;
         let ecn = if self.ecn.agreed && fresh {
-            if mem::take(&mut self.ecn.reduced) {
-                // RFC 3168 §6.1.2.
-                flags = flags | Flags::CWR;
-            }
+            flags = flags | self.ecn.data_flags(chunk.start + chunk.len);
             Ecn::Capable
         } else {
             Ecn::NotCapable

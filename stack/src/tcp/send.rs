@@ -394,7 +394,6 @@ impl Sender {
     /// An ACK, which was taken already, echoes congestion that the path marked (ECE). Counts once
     /// for all that is in flight (RFC 3168 §6.1.2). Returns whether the congestion window was reduced
     /// now, which CWR tells the guest.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(super) fn on_congestion_echo(&mut self, _now: Instant, mss: u32) -> bool {
         if self.recovery != Recovery::Open || self.una.before(self.reduced) {
             return false;

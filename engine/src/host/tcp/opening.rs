@@ -235,6 +235,14 @@ mod tests {
     }
 
     #[test]
+    fn the_mss_is_what_a_packet_of_the_link_holds() {
+        // RFC 9293 §3.7.1, MUST-67: without options of either header.
+        let configs = TcpConfigs::new(1500, Duration::from_secs(7440));
+        assert_eq!(configs.towards(Address::v4([10, 0, 0, 3])).mss, 1460);
+        assert_eq!(configs.towards(Address::v6([0xfd; 16])).mss, 1440);
+    }
+
+    #[test]
     fn initial_sequence_numbers_differ_by_connection_and_move_with_time() {
         let secret = std::hash::RandomState::new();
         let key = |guest_port| FlowKey {

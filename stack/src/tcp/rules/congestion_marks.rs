@@ -163,3 +163,50 @@ fn only_new_data_may_be_marked() {
     let probe = bench.one_out();
     assert_eq!((probe.payload, probe.segment.ecn), (0..1, Ecn::NotCapable));
 }
+
+#[test]
+fn an_echo_slows_down_once_until_the_guest_knows() {
+    // RFC 3168 §6.1.2.
+    let mut bench = agreed();
+    bench.queue.bytes = 40_000;
+    assert_eq!(bench.ranges_out(), [(5_001, 10_000)]);
+    let before = bench.connection.cwnd();
+    bench.guest.1 = 7_001;
+    bench.send(ACK | ECE);
+    let reduced = bench.connection.cwnd();
+    assert!(reduced < before);
+    // The same congestion, told again.
+    for ack in [9_001, 15_001] {
+        bench.guest.1 = ack;
+        bench.send(ACK | ECE);
+        assert!(bench.connection.cwnd() >= reduced);
+    }
+    // New data says so: once, and in a segment of its own.
+    let out = bench.out();
+    let first = &out[0];
+    assert_eq!(first.segment.flags, ACK | CWR);
+    assert_eq!(
+        (first.segment.sequence, first.payload.len()),
+        (Seq(15_001), 1000)
+    );
+    assert_eq!((first.gso_size, first.segment.ecn), (None, Ecn::Capable));
+    assert!(out[1..].iter().all(|t| !t.segment.flags.contains(CWR)));
+    // Until it arrived the guest repeats itself; after that it is new congestion.
+    let before = bench.connection.cwnd();
+    bench.send(ACK | ECE);
+    assert_eq!(bench.connection.cwnd(), before);
+    bench.guest.1 = 16_001;
+    bench.send(ACK | ECE);
+    assert!(bench.connection.cwnd() < before);
+}
+
+#[test]
+fn an_echo_that_was_not_agreed_means_nothing() {
+    let mut bench = Bench::established(Bench::with_sack());
+    bench.queue.bytes = 40_000;
+    bench.out();
+    bench.guest.1 = 7_001;
+    let before = bench.connection.cwnd();
+    assert_eq!(bench.send(ACK | ECE).acked, 2_000);
+    assert!(bench.connection.cwnd() >= before);
+}

@@ -68,6 +68,28 @@ fn the_syn_ack_answers_what_was_offered_and_is_sent_again() {
 }
 
 #[test]
+fn what_only_syns_say_is_in_no_other_segment() {
+    // RFC 9293 §3.7.1, MUST-65; RFC 7323 §2.2, RFC 2018 §2.
+    let mut bench = Bench::established(Options {
+        window_scale: Some(3),
+        ..Bench::with_sack()
+    });
+    bench.queue.bytes = 10;
+    bench.data_at(1_101, 10);
+    bench.data_at(1_301, 2_000);
+    let mut out = bench.out();
+    bench.queue.finished = true;
+    bench.ack_to(5_011);
+    out.extend(bench.out());
+    assert!(out.len() > 1);
+    for transmit in out {
+        let options = transmit.segment.options;
+        assert_eq!((options.mss, options.window_scale), (None, None));
+        assert!(!options.sack_permitted);
+    }
+}
+
+#[test]
 fn a_handshake_that_is_never_finished_ends() {
     let mut bench = Bench::held(Bench::plain());
     bench.accept();

@@ -6,8 +6,11 @@
 mod congestion_marks;
 mod ending;
 mod handshake;
+mod musts;
 mod receiving;
 mod sending;
+mod table;
+mod window;
 
 use alloc::vec;
 use alloc::vec::Vec;
