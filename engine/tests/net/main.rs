@@ -22,6 +22,7 @@ mod configuration;
 mod cores;
 mod dhcp;
 mod dns;
+mod faulty;
 mod hostile;
 mod icmp;
 mod limits;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         cli::tests(),
         attach::tests(),
         hostile::tests(),
+        faulty::tests(),
     ];
     let trials = tests
         .into_iter()
