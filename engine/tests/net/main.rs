@@ -23,6 +23,7 @@ mod cores;
 mod dhcp;
 mod dns;
 mod endings;
+mod faulty;
 mod flood;
 mod hostile;
 mod icmp;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         hostile::tests(),
         flood::tests(),
         path_mtu::tests(),
+        faulty::tests(),
     ];
     let trials = tests
         .into_iter()

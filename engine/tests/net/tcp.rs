@@ -79,7 +79,7 @@ pub(crate) fn bulk(
 }
 
 /// Sends a stream and its end from one socket to the other.
-fn transfer(mut from: &TcpStream, to: &TcpStream, length: u64) {
+pub(crate) fn transfer(mut from: &TcpStream, to: &TcpStream, length: u64) {
     thread::scope(|scope| {
         scope.spawn(move || {
             payload::send(&mut from, length).expect("everything can be sent");
@@ -130,7 +130,7 @@ fn half_close_by_the_host(world: &World) {
 }
 
 /// The first end sends, closes its half, and only then does the other begin (RFC 9293 §3.6).
-fn half_close((first, other): (TcpStream, TcpStream)) {
+pub(crate) fn half_close((first, other): (TcpStream, TcpStream)) {
     payload::send(&first, 10_000).unwrap();
     first.shutdown(Shutdown::Write).unwrap();
     payload::receive_all(&other, 10_000).expect("the half that is closed is whole");

@@ -10,7 +10,9 @@
 //! ACKs: a second full segment, a gap, the filling of a gap, or a window that opened by much makes
 //! one due at once, at most one for all segments of a batch. A lone segment waits for `delayed_ack`,
 //! and so does the FIN of a guest that ends first: mostly the host's answer, or its own FIN, takes the
-//! ACK along.
+//! ACK along. But a lone segment that follows a run of them is no question of someone who waits for an
+//! answer: as likely the ACK of the run was lost, and this is the probe of a guest that stands still
+//! until it is answered (RFC 8985 §7).
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -55,6 +57,8 @@ pub(super) struct Receiver {
     ts_recent_at: Instant,
     /// Payload bytes, and the FIN, received in order since the last ACK was sent.
     unacked: u32,
+    /// The last ACK was for more than two full segments.
+    after_run: bool,
     /// The largest payload seen, up to the MSS: what counts as a full segment.
     full_segment: u16,
     /// Duplicate ACKs that are due.
@@ -79,6 +83,7 @@ impl Receiver {
             ts_recent: 0,
             ts_recent_at: Instant::ZERO,
             unacked: 0,
+            after_run: false,
             full_segment: FULL_SEGMENT_DEFAULT,
             duplicates: 0,
             ack_now: false,
@@ -369,8 +374,8 @@ impl Receiver {
         let full = len.min(u32::from(full_max)) as u16;
         self.full_segment = self.full_segment.max(full).min(full_max.max(1));
         self.unacked = self.unacked.saturating_add(len);
-        if self.unacked >= 2 * u32::from(self.full_segment) {
-            // RFC 9293 §3.8.6.3: at least every second full-sized segment.
+        // RFC 9293 §3.8.6.3: at least every second full-sized segment.
+        if self.after_run || self.unacked >= 2 * u32::from(self.full_segment) {
             self.ack_now = true;
         }
     }
@@ -394,6 +399,7 @@ impl Receiver {
             self.duplicates = self.duplicates.saturating_sub(1);
         }
         self.last_ack = self.nxt;
+        self.after_run = self.unacked > 2 * u32::from(self.full_segment);
         self.unacked = 0;
         self.ack_now = false;
         self.duplicate = None;
@@ -563,6 +569,19 @@ mod tests {
         // One super-frame of two segments.
         take(&mut r, 1300, &[0; 200], false);
         assert!(r.is_ack_due());
+    }
+
+    #[test]
+    fn a_lone_segment_after_a_run_is_acknowledged_at_once() {
+        let mut r = receiver();
+        r.full_segment = 1;
+        take(&mut r, 1000, &[0; 300], false);
+        r.note_ack_sent(false, true);
+        take(&mut r, 1300, &[0; 100], false);
+        assert!(r.is_ack_due(), "the ACK of the run may have been lost");
+        r.note_ack_sent(false, true);
+        take(&mut r, 1400, &[0; 100], false);
+        assert!(r.is_ack_delayed(), "after a lone one it may wait again");
     }
 
     #[test]
