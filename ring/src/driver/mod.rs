@@ -8,6 +8,7 @@
 //! a second one fails with `EALREADY`. An operation on a socket that was closed fails with `EBADF`.
 //! Both come as ordinary completions. Tokens mean nothing to the driver.
 
+pub mod sim;
 pub mod uring;
 
 mod completion;
