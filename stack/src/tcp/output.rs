@@ -94,6 +94,7 @@ impl Connection {
         let payload_max = u32::from(self.agreed.payload_max());
         let sack = self.receive.sack_blocks(self.agreed.sack_blocks_max());
         let size = payload_max - u32::from(sack_len(sack.as_slice().len()));
+        let queue = &queue.in_pieces_of(size, config);
         let mut chunk = self.send.next(queue, size);
         if chunk.is_none() && self.probe_due && !self.send.is_in_flight() {
             chunk = self.send.probe(queue, size);
