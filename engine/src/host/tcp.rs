@@ -21,7 +21,8 @@
 //!
 //! **Closing.** Each direction closes by itself: the guest's FIN becomes a shutdown of the host
 //! socket after the last byte of `upload`; the host's end of file becomes a FIN after the last byte
-//! of `download`. A reset on either side becomes a reset on the other.
+//! of `download`. A reset on either side becomes a reset on the other. When both directions are through
+//! with the guest, the host may still not have read all: what is left of `upload` goes first.
 //!
 //! **Release.** A flow's key is free for a successor at once; its place in the table is freed when
 //! the driver has completed all that was outstanding on its socket.
@@ -215,7 +216,7 @@ impl<D: Driver> Core<D> {
             .connection
             .on_segment(self.now, config, &input.segment, payload);
         if received.reopen {
-            self.release(index, false);
+            self.finish(index);
             return self.on_tcp_without_flow(&input);
         }
         if let Some(reason) = received.dropped {
@@ -511,11 +512,11 @@ impl<D: Driver> Core<D> {
         if flow.connection.poll_at().is_some_and(|due| due <= now) {
             let config = self.tcp_configs.towards(key.guest_address);
             if let TimerOutcome::Gone(reason) = flow.connection.on_timer(now, config) {
-                let regular = reason == Reason::TimeWaitOver;
-                if !regular {
-                    self.counters.bump(Counter::TcpGone);
+                if reason == Reason::TimeWaitOver {
+                    return self.finish(index);
                 }
-                return self.release(index, !regular);
+                self.counters.bump(Counter::TcpGone);
+                return self.release(index, true);
             }
         }
         self.mark_dirty(index);
@@ -611,7 +612,7 @@ impl<D: Driver> Core<D> {
             return self.release(index, true);
         }
         if flow.connection.is_closed() {
-            return self.release(index, false);
+            return self.finish(index);
         }
         if let Some(socket) = open {
             if flow.marks.host_finished && flow.marks.shut_down && flow.pending.none() {
@@ -644,6 +645,20 @@ impl<D: Driver> Core<D> {
             self.egress
                 .tcp(&mut self.driver, &peer, &segment, &[], None);
             self.counters.bump(Counter::FramesOut);
+        }
+    }
+
+    /// Ends a flow whose connection ended as it should. What was acknowledged goes to the host first,
+    /// however slowly its peer reads: until then the flow stays, under no key, and each send that
+    /// completes comes here again.
+    fn finish(&mut self, index: u32) {
+        self.tcp.unlist(index);
+        if self
+            .tcp
+            .get(index)
+            .is_none_or(|flow| flow.owed_bytes() == 0)
+        {
+            self.release(index, false);
         }
     }
 
