@@ -27,7 +27,6 @@
 //! **Release.** A flow's key is free for a successor at once; its place in the table is freed when
 //! the driver has completed all that was outstanding on its socket.
 
-use std::hash::BuildHasher;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -305,7 +304,7 @@ impl<D: Driver> Core<D> {
         let traces =
             inet && input.hop_limit <= TRACED_HOPS && self.driver.set_report_errors(socket).is_ok();
         let config = self.tcp_configs.towards(input.key.guest_address);
-        let first = initial_sequence(&self.initial_sequences, &input.key, self.now);
+        let first = self.initial_sequences.initial(&input.key, self.now);
         let connect_until = self.now + self.limits.connect_timeout;
         let flow = TcpFlow {
             connection: Connection::from_syn(self.now, config, &input.segment, first),
@@ -853,13 +852,6 @@ fn first_window(mss: u16) -> u32 {
     WINDOW_START.max(SEGMENTS_MIN * u32::from(mss))
 }
 
-/// An initial sequence number (RFC 6528 §3): a keyed hash of the connection's addresses and ports,
-/// plus a clock that advances once every 4 µs.
-fn initial_sequence(secret: &std::hash::RandomState, key: &FlowKey, now: Instant) -> u32 {
-    let clock = (now.as_nanos() / 4_000) as u32;
-    (secret.hash_one(key) as u32).wrapping_add(clock)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -875,27 +867,5 @@ mod tests {
                 assert!((WINDOW_START..=WINDOW_MAX).contains(&window), "MTU {mtu}");
             }
         }
-    }
-
-    #[test]
-    fn initial_sequence_numbers_differ_by_connection_and_move_with_time() {
-        let secret = std::hash::RandomState::new();
-        let key = |guest_port| FlowKey {
-            guest: 0,
-            protocol: towpath_stack::flow::Protocol::Tcp,
-            guest_address: Address::v4([10, 0, 0, 3]),
-            remote_address: Address::v4([192, 0, 2, 1]),
-            guest_port,
-            remote_port: 80,
-        };
-        let at = |port, micros: u64| {
-            initial_sequence(&secret, &key(port), Instant::from_nanos(micros * 1_000))
-        };
-        assert_eq!(at(1, 400).wrapping_sub(at(1, 0)), 100);
-        assert_ne!(at(1, 0), at(2, 0));
-        assert_ne!(
-            at(1, 0),
-            initial_sequence(&std::hash::RandomState::new(), &key(1), Instant::ZERO)
-        );
     }
 }
