@@ -100,6 +100,7 @@ impl Connection {
             ..*queue
         };
         let queue = if self.ecn.reduced { &alone } else { queue };
+        let queue = &queue.in_pieces_of(size, config);
         let mut chunk = self.send.next(queue, size);
         if chunk.is_none() && self.probe_due && !self.send.is_in_flight() {
             chunk = self.send.probe(queue, size);

@@ -1,12 +1,9 @@
 //! A connection begins: a SYN, the host side's answer, and what the guest is told of it.
 
-use std::hash::BuildHasher;
-
 use towpath_ring::driver::{Driver, Errno, Remote, SocketKind};
-use towpath_stack::flow::FlowKey;
+use towpath_stack::Address;
 use towpath_stack::tcp::Connection;
 use towpath_stack::tcp::seq::SequenceNumber;
-use towpath_stack::{Address, Instant};
 
 use super::{
     DOWNLOAD_START, HostSide, Marks, Pending, SEGMENTS_MIN, TcpFlow, TcpInput, WINDOW_START,
@@ -23,8 +20,6 @@ use crate::policy::admission::{Refusal, Verdict};
 const DEFAULT_HOPS: u8 = 64;
 /// The most hops that tracers try.
 const TRACED_HOPS: u8 = 30;
-/// Sequence numbers left free between a connection in TIME-WAIT and the one that takes its place.
-const SUCCESSOR_GAP: u32 = 64 << 10;
 
 impl<D: Driver> Core<D> {
     /// A SYN begins a connection; `used` is the end of the sequence numbers of one in TIME-WAIT whose
@@ -65,7 +60,7 @@ impl<D: Driver> Core<D> {
         let traces =
             inet && input.hop_limit <= TRACED_HOPS && self.driver.set_report_errors(socket).is_ok();
         let config = self.tcp_configs.towards(input.key.guest_address);
-        let first = initial_sequence(&self.initial_sequences, &input.key, self.now, used);
+        let first = self.initial_sequences.initial(&input.key, self.now, used);
         let connect_until = self.now + self.limits.connect_timeout;
         let flow = TcpFlow {
             connection: Connection::from_syn(self.now, config, &input.segment, first),
@@ -200,20 +195,6 @@ fn first_window(mss: u16, scarce: bool) -> u32 {
     }
 }
 
-/// An initial sequence number (RFC 6528 §3): a keyed hash of the connection's addresses and ports,
-/// plus a clock that advances once every 4 µs. Data goes faster than that clock, so a connection that
-/// takes the place of one in TIME-WAIT begins beyond what that one has `used` (RFC 9293 §3.6.1).
-fn initial_sequence(
-    secret: &std::hash::RandomState,
-    key: &FlowKey,
-    now: Instant,
-    used: Option<SequenceNumber>,
-) -> u32 {
-    let clock = (now.as_nanos() / 4_000) as u32;
-    let fresh = SequenceNumber((secret.hash_one(key) as u32).wrapping_add(clock));
-    used.map_or(fresh, |used| fresh.max(used + SUCCESSOR_GAP)).0
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{TcpConfigs, WINDOW_MAX};
@@ -240,39 +221,5 @@ mod tests {
         let configs = TcpConfigs::new(1500, Duration::from_secs(7440));
         assert_eq!(configs.towards(Address::v4([10, 0, 0, 3])).mss, 1460);
         assert_eq!(configs.towards(Address::v6([0xfd; 16])).mss, 1440);
-    }
-
-    #[test]
-    fn initial_sequence_numbers_differ_by_connection_and_move_with_time() {
-        let secret = std::hash::RandomState::new();
-        let key = |guest_port| FlowKey {
-            guest: 0,
-            protocol: towpath_stack::flow::Protocol::Tcp,
-            guest_address: Address::v4([10, 0, 0, 3]),
-            remote_address: Address::v4([192, 0, 2, 1]),
-            guest_port,
-            remote_port: 80,
-        };
-        let at = |port, micros: u64| {
-            initial_sequence(
-                &secret,
-                &key(port),
-                Instant::from_nanos(micros * 1_000),
-                None,
-            )
-        };
-        assert_eq!(at(1, 400).wrapping_sub(at(1, 0)), 100);
-        assert_ne!(at(1, 0), at(2, 0));
-        assert_ne!(
-            at(1, 0),
-            initial_sequence(&std::hash::RandomState::new(), &key(1), Instant::ZERO, None)
-        );
-        // In the place of a connection that sent much in a short time, and of one that sent little.
-        let first = SequenceNumber(at(1, 0));
-        for (used, begins_anew) in [(first + 1_000_000, true), (first - 1_000_000, false)] {
-            let next = initial_sequence(&secret, &key(1), Instant::ZERO, Some(used));
-            assert!(SequenceNumber(next).after(used));
-            assert_eq!(next != first.0, begins_anew);
-        }
     }
 }
