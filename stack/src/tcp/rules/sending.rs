@@ -56,7 +56,8 @@ fn three_duplicates_retransmit_without_sack() {
     bench.ack();
     let transmit = bench.one_out();
     assert_eq!((transmit.payload, transmit.retransmission), (0..1000, true));
-    assert_eq!(bench.connection.cwnd(), 6_000 + 3_000);
+    // CUBIC leaves seven tenths of what was in flight (RFC 9438 §4.6).
+    assert_eq!(bench.connection.cwnd(), 8_400 + 3_000);
     // A partial ACK names the next hole.
     assert_eq!(bench.ack_to(7_001).acked, 2_000);
     let out = bench.out();
@@ -64,9 +65,9 @@ fn three_duplicates_retransmit_without_sack() {
         (out[0].segment.sequence, out[0].retransmission),
         (Seq(7_001), true)
     );
-    // A full one ends recovery with half of what was in flight.
+    // A full one ends recovery.
     bench.ack_to(17_001);
-    assert_eq!(bench.connection.cwnd(), 6_000);
+    assert_eq!(bench.connection.cwnd(), 8_400);
 }
 
 #[test]
@@ -117,18 +118,20 @@ fn a_loss_after_half_the_sequence_space_is_seen() {
 
 #[test]
 fn sack_retransmits_the_holes_and_nothing_else() {
-    // RFC 6675 §5.
+    // RFC 8985 §6.2, and RFC 9937 for how much.
     let mut bench = Bench::established(Bench::with_sack());
     bench.queue.bytes = 10_000;
     bench.out();
+    bench.wait(ms(1));
     bench.sack(&[(6_001, 8_001), (9_001, 12_001)]);
     let holes: Vec<_> = bench.ranges_out();
     assert_eq!(holes, [(5_001, 1_000), (8_001, 1_000)]);
-    bench.ack_to(8_001);
-    bench.sack(&[(9_001, 12_001)]);
+    bench.wait(ms(1));
+    bench.guest.1 = 8_001;
+    bench.sack(&[(9_001, 15_001)]);
     assert_eq!(bench.out(), []);
     bench.ack_to(15_001);
-    assert_eq!(bench.connection.cwnd(), 5_000);
+    assert_eq!(bench.connection.cwnd(), 7_000);
 }
 
 #[test]
@@ -161,9 +164,8 @@ fn after_a_timeout_what_the_guest_holds_is_not_sent_again() {
     bench.wait_next();
     assert_eq!(bench.ranges_out(), [(5_001, 1_000)]);
     bench.ack_to(7_001);
-    assert_eq!(bench.ranges_out(), [(7_001, 2_000)]);
-    bench.ack_to(9_001);
-    assert_eq!(bench.ranges_out(), [(9_001, 1_000)]);
+    assert_eq!(bench.ranges_out(), [(7_001, 3_000)]);
+    assert_eq!(bench.ack_to(10_001).acked, 3_000);
 }
 
 #[test]
@@ -266,7 +268,7 @@ fn an_echo_of_congestion_reduces_the_window_once_for_what_is_in_flight() {
     assert!(reduced < before);
     bench.ack_to(9_001);
     assert!(!bench.connection.send.on_congestion_echo(now, 1_000));
-    assert_eq!(bench.connection.cwnd(), reduced);
+    assert!((reduced..reduced + 100).contains(&bench.connection.cwnd()));
     bench.ack_to(15_001);
     assert!(bench.connection.send.on_congestion_echo(now, 1_000));
     assert!(bench.connection.cwnd() < reduced);

@@ -1,0 +1,220 @@
+//! What an ACK says to the sending side: what arrived, how long it took, what is missing, and what
+//! that means for recovery and the congestion window.
+
+use core::time::Duration;
+
+use super::config::Config;
+use super::scoreboard::{Delivered, Newest};
+use super::segment::{SackBlocks, Segment};
+use super::send::{Recovery, Sender};
+use super::seq::SequenceNumber as Seq;
+use crate::time::Instant;
+
+/// What an ACK acknowledged for the first time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Acked {
+    pub(super) bytes: u32,
+    pub(super) fin: bool,
+}
+
+/// What is known of an ACK besides its header.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AckContext {
+    /// Payload bytes of a full segment of ours.
+    pub(super) mss: u32,
+    /// The guest's window in bytes.
+    pub(super) window: u32,
+    /// TSecr, if timestamps were agreed.
+    pub(super) echo: Option<u32>,
+    /// It carries neither payload nor FIN.
+    pub(super) bare: bool,
+}
+
+impl Sender {
+    /// Whether an ACK is in the range that may be looked at (RFC 5961 §5.2).
+    pub(super) fn is_ack_plausible(&self, ack: Seq) -> bool {
+        ack.at_or_before(self.max) && !ack.before(self.una - self.window_max)
+    }
+
+    /// Takes a plausible ACK, but for its window.
+    pub(super) fn on_ack(
+        &mut self,
+        now: Instant,
+        config: &Config,
+        segment: &Segment,
+        context: &AckContext,
+    ) -> Acked {
+        let ack = segment.acknowledgment;
+        let mss = context.mss;
+        let duplicate = context.bare && self.is_duplicate_ack(ack, context.window);
+        let (before, flight) = (self.una, self.max.since(self.una));
+        let advanced = before.before(ack);
+        let mut delivered = if advanced {
+            self.advance(ack)
+        } else {
+            Delivered::default()
+        };
+        let covered = self.una.since(before);
+        let blocks = &segment.options.sack;
+        let sacked = self.sack && !blocks.is_empty();
+        if sacked {
+            self.take_sack(blocks, &mut delivered);
+        }
+        // An ACK that what was sent again made possible may be late for all that it covers.
+        let prompt = delivered
+            .newest
+            .filter(|_| delivered.newest_again.is_none());
+        self.take_sample(now, prompt, context.echo.filter(|_| advanced));
+        self.congestion.earn(config, delivered.bytes);
+
+        let reported = sacked && self.take_duplicate(ack, blocks);
+        let bare = duplicate && !advanced && !sacked;
+        if self.settle_tail(segment, reported, bare) {
+            self.on_tail_repaired(mss);
+        }
+        if delivered.bytes > 0 {
+            // The guest was heard just before a probe would have asked.
+            self.tail.is_due = false;
+        }
+        if advanced {
+            self.attempts = 0;
+            self.recover_on_ack(now, covered, flight, mss);
+        }
+        if self.repair.is_some() {
+            self.mend(now, ack, &delivered, advanced, mss);
+        } else if duplicate && !self.sack {
+            self.on_duplicate_ack(mss);
+        }
+        let fin = self.fin_sent && advanced && ack == self.max;
+        Acked {
+            bytes: covered - u32::from(fin),
+            fin,
+        }
+    }
+
+    /// Everything before `ack` arrived.
+    fn advance(&mut self, ack: Seq) -> Delivered {
+        let covered = ack.since(self.una);
+        self.una = ack;
+        self.nxt = self.nxt.max(ack);
+        self.reduced = self.reduced.max(ack);
+        self.sampled_to = self.sampled_to.max(ack - 1);
+        match &mut self.repair {
+            Some(repair) => repair.board.advance(ack),
+            None => Delivered {
+                bytes: covered,
+                newest: self.sent.advance(ack).map(|at| Newest { at, end: ack }),
+                ..Delivered::default()
+            },
+        }
+    }
+
+    /// Takes the SACK blocks that tell of what is held above the ACK.
+    fn take_sack(&mut self, blocks: &SackBlocks, delivered: &mut Delivered) {
+        let (una, nxt) = (self.una, self.nxt);
+        let mut valid = SackBlocks::NONE;
+        for &(left, right) in blocks.as_slice() {
+            // What is not above `una` is a duplicate told; what was never sent is nonsense.
+            if una.before(left) && left.before(right) && right.at_or_before(nxt) {
+                valid.push(left, right);
+            }
+        }
+        if !valid.is_empty() {
+            self.repair().board.hold(valid.as_slice(), delivered);
+        }
+    }
+
+    /// Takes a D-SACK (RFC 2883 §4): the first block, when it is below the ACK or part of the
+    /// second. Returns whether it tells that a tail loss probe was needless.
+    fn take_duplicate(&mut self, ack: Seq, blocks: &SackBlocks) -> bool {
+        let blocks = blocks.as_slice();
+        let (left, right) = blocks[0];
+        let below = right.at_or_before(ack) && !left.before(ack - self.window_max);
+        let within = blocks
+            .get(1)
+            .is_some_and(|&(l, r)| l.at_or_before(left) && right.at_or_before(r));
+        if !left.before(right) || !(below || within) || self.max.before(right) {
+            return false;
+        }
+        if self.tail.is_reported(right) {
+            return true;
+        }
+        self.on_duplicate_told(right.since(left));
+        false
+    }
+
+    fn take_sample(&mut self, now: Instant, newest: Option<Newest>, echo: Option<u32>) {
+        if let Some(newest) = newest
+            && self.sampled_to.before(newest.end)
+        {
+            self.rtt.sample(now.since(newest.at));
+            self.sampled_to = self.max;
+            self.ambiguous = false;
+        } else if self.ambiguous
+            && let Some(echo) = echo
+        {
+            // RFC 7323 §4.1. An echo from the future is nonsense.
+            let (echo, now) = (Seq(echo), Seq(now.as_millis_wrapping()));
+            if Seq(self.retransmitted_at_ms).at_or_before(echo) && echo.at_or_before(now) {
+                self.rtt
+                    .sample(Duration::from_millis(u64::from(now.since(echo))));
+            }
+        }
+    }
+
+    /// What new data acknowledged means to recovery and to the congestion window.
+    fn recover_on_ack(&mut self, now: Instant, covered: u32, flight: u32, mss: u32) {
+        let done = self.recover.at_or_before(self.una);
+        // With SACK the window is held back only while it is being reduced.
+        let reducing = match &self.repair {
+            Some(repair) => repair.prr.is_some(),
+            None => self.recovery == Recovery::Fast,
+        };
+        if !reducing {
+            let rtt = Duration::from_nanos(self.rtt.smoothed_ns());
+            self.congestion.on_ack(now, rtt, covered, mss, flight);
+        }
+        match self.recovery {
+            Recovery::Open => {
+                self.duplicates = 0;
+                // Keeps it within reach of comparison, and before `una` unless it is there now.
+                self.recover = self.recover.max(self.una - 1);
+            }
+            Recovery::Fast | Recovery::Loss if done => self.end_recovery(),
+            Recovery::Fast if self.repair.is_none() => self.on_partial_ack(covered, mss),
+            Recovery::Fast | Recovery::Loss => {}
+        }
+    }
+
+    /// What an ACK means while something is missing.
+    fn mend(&mut self, now: Instant, ack: Seq, delivered: &Delivered, advanced: bool, mss: u32) {
+        let shortest_ns = self.rtt.shortest_ns();
+        if delivered.reordered {
+            self.reordering.on_reordering();
+        }
+        if let Some(repair) = &mut self.repair {
+            repair.note_newest(now, delivered, shortest_ns);
+        }
+        if advanced {
+            self.doubt_timeout(ack, delivered.not_lost);
+        }
+        let lost = self.detect_overtaken(now, mss);
+        self.respond_to_loss(delivered.bytes, mss);
+        if delivered.bytes > 0 || lost {
+            self.pace(delivered.bytes, advanced && !lost, mss);
+        }
+        self.end_repair();
+    }
+
+    /// A tail loss probe filled the hole at the end: something was lost (RFC 8985 §7.4.2).
+    fn on_tail_repaired(&mut self, mss: u32) {
+        self.congestion.spend(mss);
+        if self.recovery == Recovery::Open
+            && self.congestion.is_congested()
+            && !self.una.before(self.reduced)
+        {
+            self.congestion.reduce(self.max.since(self.una), mss);
+            self.reduced = self.max;
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The tail loss probe (RFC 8985 §7): when the last of what was sent is lost, nothing arrives after it
+//! that would tell. So when an ACK is overdue by little, one segment is sent more: new data if
+//! there is some, else the last segment again. Its ACK tells RACK what is missing, a few round trips
+//! after the loss, where the retransmission timer takes 200 ms.
+//!
+//! An ACK of less than two full segments may be delayed by the guest (RFC 9293 §3.8.6.3), and is
+//! waited for that much longer. One probe is out at a time.
+
+use core::time::Duration;
+
+use super::config::Config;
+use super::segment::Segment;
+use super::send::{Chunk, Recovery, Sender, queue_bytes};
+use super::seq::SequenceNumber as Seq;
+use super::verdict::SendQueue;
+
+/// How long guests delay an ACK: 40 ms is the least that Linux and Windows use, and a guest that
+/// is slower gets a needless segment (RFC 8985 §7.2 would wait for 200 ms, no less than for
+/// the retransmission timer).
+const GUEST_DELAYS_ACK: Duration = Duration::from_millis(40);
+/// Before there is a sample of the round trip (RFC 8985 §7.2).
+const WITHOUT_SAMPLE: Duration = Duration::from_secs(1);
+
+/// The probe.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TailProbe {
+    /// It is due to be sent.
+    pub(super) is_due: bool,
+    /// It is out, and ends here (TLP.end_seq).
+    end: Option<Seq>,
+    /// It was old data (TLP.is_retrans).
+    again: bool,
+}
+
+impl TailProbe {
+    pub(super) const NONE: Self = Self {
+        is_due: false,
+        end: None,
+        again: false,
+    };
+
+    /// `chunk` is sent, up to `end`; `first`: nothing was in flight. Returns whether it is the probe.
+    pub(super) fn on_sent(&mut self, chunk: &Chunk, end: Seq, first: bool) -> bool {
+        if self.is_due {
+            *self = Self {
+                is_due: false,
+                end: Some(end),
+                again: chunk.retransmission,
+            };
+            return true;
+        }
+        if first {
+            *self = Self::NONE;
+        }
+        false
+    }
+
+    /// Whether the probe is what the guest got twice.
+    pub(super) fn is_reported(&self, right: Seq) -> bool {
+        self.again && self.end == Some(right)
+    }
+}
+
+impl Sender {
+    /// How long after this moment a probe is due, if nothing is heard and nothing sent; `None`: none
+    /// will be (RFC 8985 §7.2).
+    pub(super) fn tail_wait(&self, config: &Config, mss: u32) -> Option<Duration> {
+        let flight = self.nxt.since(self.una);
+        let plain = self
+            .repair
+            .as_ref()
+            .is_none_or(|r| r.board.flying() == flight);
+        let wanted = self.sack && plain && flight > 0 && self.recovery == Recovery::Open;
+        if !wanted || self.tail.end.is_some() || self.tail.is_due {
+            return None;
+        }
+        let timeout = match self.rtt.probe_timeout_ns() {
+            Some(ns) => Duration::from_nanos(ns),
+            None => WITHOUT_SAMPLE,
+        };
+        let delay = if flight < 2 * mss {
+            GUEST_DELAYS_ACK
+        } else {
+            Duration::ZERO
+        };
+        let timeout = timeout.saturating_add(delay);
+        // Past the retransmission timer it would be of no use.
+        (timeout < self.rtt.timeout(config, self.attempts)).then_some(timeout)
+    }
+
+    /// The probe (RFC 8985 §7.3), which congestion control does not hold back.
+    pub(super) fn tail_probe(&mut self, queue: &SendQueue, size: u32) -> Option<Chunk> {
+        let data_end = self.una + queue_bytes(queue);
+        let fresh = if self.nxt.before(data_end) {
+            data_end.since(self.nxt).min(size)
+        } else {
+            0
+        };
+        let (start, len) = if fresh > 0 && self.window_from(self.nxt) >= fresh {
+            (self.nxt, fresh)
+        } else {
+            let end = self.nxt.min(data_end);
+            let len = end.since(self.una).min(size);
+            (end - len, len)
+        };
+        let last = start + len == data_end;
+        let fin = queue.finished && last && (self.fin_sent || len < self.window_from(start));
+        let open = self.window_from(start) >= len + u32::from(fin);
+        if self.nxt == self.una || !open || (len == 0 && !fin) {
+            self.tail = TailProbe::NONE;
+            return None;
+        }
+        if start.before(self.nxt) {
+            // What is sent twice is the scoreboard's.
+            self.repair();
+        }
+        Some(Chunk {
+            start,
+            len,
+            fin,
+            last,
+            retransmission: start.before(self.max),
+            probe: false,
+        })
+    }
+
+    /// What an ACK says of the probe (RFC 8985 §7.4.2). `reported`: the guest got it twice. `bare`:
+    /// nothing but a duplicate ACK. Returns whether the probe repaired a loss.
+    pub(super) fn settle_tail(&mut self, segment: &Segment, reported: bool, bare: bool) -> bool {
+        let ack = segment.acknowledgment;
+        let Some(end) = self.tail.end else {
+            return false;
+        };
+        if ack.before(end) {
+            return false;
+        }
+        let repaired = self.tail.again && !reported && end.before(ack);
+        if !self.tail.again || reported || bare || repaired {
+            self.tail.end = None;
+        }
+        repaired
+    }
+}
