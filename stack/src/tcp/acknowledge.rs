@@ -36,6 +36,12 @@ impl Sender {
         ack.at_or_before(self.max) && !ack.before(self.una - self.window_max)
     }
 
+    /// Whether an ACK tells the sending side anything, its window apart.
+    pub(super) fn is_news(&self, segment: &Segment, bare: bool) -> bool {
+        let counts = bare && (!self.sack || self.tail.is_out());
+        self.una.before(segment.acknowledgment) || !segment.options.sack.is_empty() || counts
+    }
+
     /// Takes a plausible ACK, but for its window.
     pub(super) fn on_ack(
         &mut self,
@@ -45,72 +51,94 @@ impl Sender {
         context: &AckContext,
     ) -> Acked {
         let ack = segment.acknowledgment;
-        let mss = context.mss;
         let duplicate = context.bare && self.is_duplicate_ack(ack, context.window);
         let (before, flight) = (self.una, self.max.since(self.una));
-        let advanced = before.before(ack);
-        let mut delivered = if advanced {
-            self.advance(ack)
+        let covered = if before.before(ack) {
+            ack.since(before)
         } else {
-            Delivered::default()
+            0
         };
-        let covered = self.una.since(before);
-        let blocks = &segment.options.sack;
-        let sacked = self.sack && !blocks.is_empty();
-        if sacked {
-            self.take_sack(blocks, &mut delivered);
+        if self.sack && (self.repair.is_some() || !segment.options.sack.is_empty()) {
+            self.on_ack_amid_loss(now, config, segment, context, duplicate);
+        } else {
+            let newest = self.advance(ack, covered);
+            let echo = context.echo.filter(|_| covered > 0);
+            self.take_sample(now, newest, echo);
+            self.congestion.earn(config, covered);
+            if self.settle_tail(ack, false, duplicate) {
+                self.on_tail_repaired(context.mss);
+            }
+            if covered > 0 {
+                self.recover_on_ack(now, covered, flight, context.mss);
+            } else if duplicate && !self.sack {
+                self.on_duplicate_ack(context.mss);
+            }
         }
-        // An ACK that what was sent again made possible may be late for all that it covers.
-        let prompt = delivered
-            .newest
-            .filter(|_| delivered.newest_again.is_none());
-        self.take_sample(now, prompt, context.echo.filter(|_| advanced));
-        self.congestion.earn(config, delivered.bytes);
-
-        let reported = sacked && self.take_duplicate(ack, blocks);
-        let bare = duplicate && !advanced && !sacked;
-        if self.settle_tail(segment, reported, bare) {
-            self.on_tail_repaired(mss);
-        }
-        if delivered.bytes > 0 {
-            // The guest was heard just before a probe would have asked.
-            self.tail.is_due = false;
-        }
-        if advanced {
-            self.attempts = 0;
-            self.recover_on_ack(now, covered, flight, mss);
-        }
-        if self.repair.is_some() {
-            self.mend(now, ack, &delivered, advanced, mss);
-        } else if duplicate && !self.sack {
-            self.on_duplicate_ack(mss);
-        }
-        let fin = self.fin_sent && advanced && ack == self.max;
+        let fin = self.fin_sent && covered > 0 && ack == self.max;
         Acked {
             bytes: covered - u32::from(fin),
             fin,
         }
     }
 
-    /// Everything before `ack` arrived.
-    fn advance(&mut self, ack: Seq) -> Delivered {
-        let covered = ack.since(self.una);
+    /// As [`on_ack`](Self::on_ack), where something is missing or was.
+    fn on_ack_amid_loss(
+        &mut self,
+        now: Instant,
+        config: &Config,
+        segment: &Segment,
+        context: &AckContext,
+        duplicate: bool,
+    ) {
+        let (ack, mss) = (segment.acknowledgment, context.mss);
+        let (before, flight) = (self.una, self.max.since(self.una));
+        let covered = ack.max(before).since(before);
+        self.repair();
+        self.advance(ack, covered);
+        let blocks = &segment.options.sack;
+        let mut delivered = self.take_sack(ack, blocks);
+        // An ACK that what was sent again made possible may be late for all that it covers.
+        let prompt = delivered
+            .newest
+            .filter(|_| delivered.newest_again.is_none());
+        self.take_sample(now, prompt, context.echo.filter(|_| covered > 0));
+        self.congestion.earn(config, delivered.bytes);
+        let reported = self.take_duplicate(ack, blocks);
+        let bare = duplicate && covered == 0 && blocks.is_empty();
+        if self.settle_tail(ack, reported, bare) {
+            self.on_tail_repaired(mss);
+        }
+        if delivered.bytes > 0 {
+            // The guest was heard just before a probe would have asked.
+            self.tail.is_due = false;
+        }
+        if covered > 0 {
+            self.recover_on_ack(now, covered, flight, mss);
+        } else {
+            delivered.not_lost = 0;
+        }
+        self.mend(now, ack, &delivered, covered > 0, mss);
+        self.end_repair();
+    }
+
+    /// Everything before `ack` arrived, `covered` bytes more than before. Returns what the
+    /// round trip can be taken from.
+    fn advance(&mut self, ack: Seq, covered: u32) -> Option<Newest> {
+        if covered == 0 {
+            return None;
+        }
         self.una = ack;
         self.nxt = self.nxt.max(ack);
         self.reduced = self.reduced.max(ack);
         self.sampled_to = self.sampled_to.max(ack - 1);
-        match &mut self.repair {
-            Some(repair) => repair.board.advance(ack),
-            None => Delivered {
-                bytes: covered,
-                newest: self.sent.advance(ack).map(|at| Newest { at, end: ack }),
-                ..Delivered::default()
-            },
-        }
+        self.attempts = 0;
+        self.tail.is_due = false;
+        let at = self.sent.advance(ack)?;
+        Some(Newest { at, end: ack })
     }
 
-    /// Takes the SACK blocks that tell of what is held above the ACK.
-    fn take_sack(&mut self, blocks: &SackBlocks, delivered: &mut Delivered) {
+    /// Takes the ACK and the SACK blocks that tell of what is held above it. Returns what arrived.
+    fn take_sack(&mut self, ack: Seq, blocks: &SackBlocks) -> Delivered {
         let (una, nxt) = (self.una, self.nxt);
         let mut valid = SackBlocks::NONE;
         for &(left, right) in blocks.as_slice() {
@@ -119,16 +147,19 @@ impl Sender {
                 valid.push(left, right);
             }
         }
-        if !valid.is_empty() {
-            self.repair().board.hold(valid.as_slice(), delivered);
-        }
+        let board = &mut self.repair().board;
+        let mut delivered = board.advance(ack);
+        board.hold(valid.as_slice(), &mut delivered);
+        delivered
     }
 
     /// Takes a D-SACK (RFC 2883 §4): the first block, when it is below the ACK or part of the
     /// second. Returns whether it tells that a tail loss probe was needless.
     fn take_duplicate(&mut self, ack: Seq, blocks: &SackBlocks) -> bool {
         let blocks = blocks.as_slice();
-        let (left, right) = blocks[0];
+        let Some(&(left, right)) = blocks.first() else {
+            return false;
+        };
         let below = right.at_or_before(ack) && !left.before(ack - self.window_max);
         let within = blocks
             .get(1)
@@ -171,8 +202,8 @@ impl Sender {
             None => self.recovery == Recovery::Fast,
         };
         if !reducing {
-            let rtt = Duration::from_nanos(self.rtt.smoothed_ns());
-            self.congestion.on_ack(now, rtt, covered, mss, flight);
+            let rtt_ns = self.rtt.smoothed_ns();
+            self.congestion.on_ack(now, rtt_ns, covered, mss, flight);
         }
         match self.recovery {
             Recovery::Open => {
@@ -195,15 +226,12 @@ impl Sender {
         if let Some(repair) = &mut self.repair {
             repair.note_newest(now, delivered, shortest_ns);
         }
-        if advanced {
-            self.doubt_timeout(ack, delivered.not_lost);
-        }
+        self.doubt_timeout(ack, delivered.not_lost);
         let lost = self.detect_overtaken(now, mss);
         self.respond_to_loss(delivered.bytes, mss);
         if delivered.bytes > 0 || lost {
             self.pace(delivered.bytes, advanced && !lost, mss);
         }
-        self.end_repair();
     }
 
     /// A tail loss probe filled the hole at the end: something was lost (RFC 8985 §7.4.2).

@@ -21,7 +21,7 @@ impl Connection {
             due = true;
         }
         if timers.loss.is_due(now) {
-            self.on_loss_timer(now, config);
+            self.on_loss_timer(now);
             due = true;
         }
         if timers.retransmit.is_due(now) {
@@ -58,14 +58,14 @@ impl Connection {
 
     /// Sets the timer that notices losses before the retransmission timer would: the one of
     /// reordering while something is missing, else that of the tail loss probe.
-    pub(super) fn arm_loss_timer(&mut self, now: Instant, config: &Config) {
+    pub(super) fn arm_loss_timer(&mut self, now: Instant) {
         let mss = u32::from(self.agreed.payload_max());
         let reordering = self.send.repair.as_ref().and_then(|r| r.reorder_until);
-        let until = match reordering {
-            Some(until) => Some(until),
-            None => self.send.tail_wait(config, mss).map(|wait| now + wait),
+        self.timers.loss = match reordering.or_else(|| self.send.tail_probe_at(now, mss)) {
+            // Past the retransmission timer it would be of no use.
+            Some(at) if !self.timers.retransmit.is_due(at) => Deadline::at(at),
+            _ => Deadline::OFF,
         };
-        self.timers.loss = until.map_or(Deadline::OFF, Deadline::at);
     }
 
     /// The connection is established: keepalive begins.
@@ -83,7 +83,7 @@ impl Connection {
         self.gone(reason)
     }
 
-    fn on_loss_timer(&mut self, now: Instant, config: &Config) {
+    fn on_loss_timer(&mut self, now: Instant) {
         let mss = u32::from(self.agreed.payload_max());
         if self
             .send
@@ -95,7 +95,7 @@ impl Connection {
         } else {
             self.send.tail.is_due = true;
         }
-        self.arm_loss_timer(now, config);
+        self.arm_loss_timer(now);
     }
 
     fn on_retransmit(&mut self, now: Instant, config: &Config) -> Option<Reason> {
@@ -128,7 +128,7 @@ impl Connection {
             self.probe_due = true;
         }
         self.start_retransmit(now, config);
-        self.arm_loss_timer(now, config);
+        self.arm_loss_timer(now);
         None
     }
 

@@ -376,27 +376,30 @@ impl Connection {
     /// Takes the ACK, the SACK blocks and the window. `len` counts payload and FIN.
     fn take_ack(&mut self, now: Instant, config: &Config, segment: &Segment, len: u32) -> Acked {
         let ack = segment.acknowledgment;
-        let advances = self.send.una.before(ack);
         let window = u32::from(segment.window) << self.agreed.guest_scale;
-        let timestamps = segment.options.timestamps;
-        let context = AckContext {
-            mss: u32::from(self.agreed.payload_max()),
-            window,
-            echo: timestamps
-                .filter(|_| self.agreed.timestamps)
-                .map(|timestamps| timestamps.echo),
-            bare: len == 0,
-        };
-        let acked = self.send.on_ack(now, config, segment, &context);
-        if advances {
-            if self.send.is_in_flight() {
-                // RFC 6298 §5.3.
-                self.start_retransmit(now, config);
-            } else {
-                self.timers.retransmit = Deadline::OFF;
+        let mut acked = Acked::default();
+        if self.send.is_news(segment, len == 0) {
+            let advances = self.send.una.before(ack);
+            let timestamps = segment.options.timestamps;
+            let context = AckContext {
+                mss: u32::from(self.agreed.payload_max()),
+                window,
+                echo: timestamps
+                    .filter(|_| self.agreed.timestamps)
+                    .map(|timestamps| timestamps.echo),
+                bare: len == 0,
+            };
+            acked = self.send.on_ack(now, config, segment, &context);
+            if advances {
+                if self.send.is_in_flight() {
+                    // RFC 6298 §5.3.
+                    self.start_retransmit(now, config);
+                } else {
+                    self.timers.retransmit = Deadline::OFF;
+                }
             }
+            self.arm_loss_timer(now);
         }
-        self.arm_loss_timer(now, config);
         if ack == self.send.una {
             let opened = self.send.update_window(segment, window);
             if opened && !self.send.is_in_flight() && !self.send.is_window_closed() {

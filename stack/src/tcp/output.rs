@@ -128,7 +128,7 @@ impl Connection {
         if self.send.on_sent(now, chunk) || !self.timers.retransmit.is_on() {
             self.start_retransmit(now, config);
         }
-        self.arm_loss_timer(now, config);
+        self.arm_loss_timer(now);
         let mut flags = Flags::ACK;
         if chunk.last && chunk.len > 0 {
             flags = flags | Flags::PSH;

@@ -56,10 +56,9 @@ impl Rtt {
     }
 
     /// After so long, in ns, an ACK that the guest does not delay should be here: two round trips
-    /// (RFC 8985 §7.2), or as much as they vary. `None` before the first sample.
-    pub(super) fn probe_timeout_ns(&self) -> Option<u64> {
-        let more_ns = self.srtt_ns.max(4 * self.rttvar_ns);
-        (self.srtt_ns != 0).then_some(self.srtt_ns + more_ns)
+    /// (RFC 8985 §7.2), or as much as they vary; 0 before the first sample.
+    pub(super) fn probe_timeout_ns(&self) -> u64 {
+        self.srtt_ns + self.srtt_ns.max(4 * self.rttvar_ns)
     }
 
     /// A SYN or SYN-ACK had to be retransmitted (RFC 6298 §5.7).

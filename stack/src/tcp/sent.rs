@@ -60,7 +60,9 @@ impl SentTimes {
         let partly = gone < len && (gone == 0 || self.end[gone - 1].before(ack));
         let newest = if partly { gone } else { gone.checked_sub(1)? };
         let at = self.at[newest];
-        if gone > 0 {
+        if gone == len {
+            self.len = 0;
+        } else if gone > 0 {
             self.at.copy_within(gone..len, 0);
             self.end.copy_within(gone..len, 0);
             self.len = (len - gone) as u8;

@@ -6,20 +6,18 @@
 //! An ACK of less than two full segments may be delayed by the guest (RFC 9293 §3.8.6.3), and is
 //! waited for that much longer. One probe is out at a time.
 
-use core::time::Duration;
-
-use super::config::Config;
-use super::segment::Segment;
+use super::repair::Repair;
 use super::send::{Chunk, Recovery, Sender, queue_bytes};
 use super::seq::SequenceNumber as Seq;
 use super::verdict::SendQueue;
+use crate::time::Instant;
 
 /// How long guests delay an ACK: 40 ms is the least that Linux and Windows use, and a guest that
 /// is slower gets a needless segment (RFC 8985 §7.2 would wait for 200 ms, no less than for
 /// the retransmission timer).
-const GUEST_DELAYS_ACK: Duration = Duration::from_millis(40);
+const GUEST_DELAYS_ACK_NS: u64 = 40_000_000;
 /// Before there is a sample of the round trip (RFC 8985 §7.2).
-const WITHOUT_SAMPLE: Duration = Duration::from_secs(1);
+const WITHOUT_SAMPLE_NS: u64 = 1_000_000_000;
 
 /// The probe.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +53,11 @@ impl TailProbe {
         false
     }
 
+    /// Whether the guest has not answered it.
+    pub(super) fn is_out(&self) -> bool {
+        self.end.is_some()
+    }
+
     /// Whether the probe is what the guest got twice.
     pub(super) fn is_reported(&self, right: Seq) -> bool {
         self.again && self.end == Some(right)
@@ -62,30 +65,28 @@ impl TailProbe {
 }
 
 impl Sender {
-    /// How long after this moment a probe is due, if nothing is heard and nothing sent; `None`: none
-    /// will be (RFC 8985 §7.2).
-    pub(super) fn tail_wait(&self, config: &Config, mss: u32) -> Option<Duration> {
+    /// When a probe is due, if nothing is heard and nothing sent; `None`: none will be
+    /// (RFC 8985 §7.2).
+    pub(super) fn tail_probe_at(&self, now: Instant, mss: u32) -> Option<Instant> {
         let flight = self.nxt.since(self.una);
-        let plain = self
-            .repair
-            .as_ref()
-            .is_none_or(|r| r.board.flying() == flight);
-        let wanted = self.sack && plain && flight > 0 && self.recovery == Recovery::Open;
+        let wanted = self.sack && flight > 0 && self.recovery == Recovery::Open;
         if !wanted || self.tail.end.is_some() || self.tail.is_due {
             return None;
         }
-        let timeout = match self.rtt.probe_timeout_ns() {
-            Some(ns) => Duration::from_nanos(ns),
-            None => WITHOUT_SAMPLE,
+        let missing = |repair: &Repair| repair.board.flying() != flight;
+        if self.repair.as_deref().is_some_and(missing) {
+            return None;
+        }
+        let timeout_ns = match self.rtt.probe_timeout_ns() {
+            0 => WITHOUT_SAMPLE_NS,
+            ns => ns,
         };
-        let delay = if flight < 2 * mss {
-            GUEST_DELAYS_ACK
+        let delay_ns = if flight < 2 * mss {
+            GUEST_DELAYS_ACK_NS
         } else {
-            Duration::ZERO
+            0
         };
-        let timeout = timeout.saturating_add(delay);
-        // Past the retransmission timer it would be of no use.
-        (timeout < self.rtt.timeout(config, self.attempts)).then_some(timeout)
+        Some(now.after_nanos(timeout_ns.saturating_add(delay_ns)))
     }
 
     /// The probe (RFC 8985 §7.3), which congestion control does not hold back.
@@ -126,8 +127,7 @@ impl Sender {
 
     /// What an ACK says of the probe (RFC 8985 §7.4.2). `reported`: the guest got it twice. `bare`:
     /// nothing but a duplicate ACK. Returns whether the probe repaired a loss.
-    pub(super) fn settle_tail(&mut self, segment: &Segment, reported: bool, bare: bool) -> bool {
-        let ack = segment.acknowledgment;
+    pub(super) fn settle_tail(&mut self, ack: Seq, reported: bool, bare: bool) -> bool {
         let Some(end) = self.tail.end else {
             return false;
         };

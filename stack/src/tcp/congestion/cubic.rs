@@ -17,8 +17,6 @@
 //! fine enough.
 
 use crate::time::Instant;
-use core::time::Duration;
-
 /// β of RFC 9438 §4.6, in tenths: what is left of the window after a loss.
 const BETA_TENTHS: u64 = 7;
 /// C of RFC 9438 §5, in tenths of a segment per s³.
@@ -54,7 +52,7 @@ impl Cubic {
     pub(super) fn grow(
         &mut self,
         now: Instant,
-        rtt: Duration,
+        rtt_ns: u64,
         window: u32,
         acked: u32,
         mss: u32,
@@ -70,7 +68,7 @@ impl Cubic {
             return window.max(self.reno);
         }
         // RFC 9438 §4.2, §4.4, §4.5: what the curve says one round trip from now, at most half more.
-        let target = self.curve(t_ms + rtt.as_millis() as u64, mss);
+        let target = self.curve(t_ms + rtt_ns / 1_000_000, mss);
         let target = target.clamp(window, window.saturating_add(window / 2));
         let step = u64::from(target - window) * u64::from(acked) / u64::from(window.max(1));
         window + step as u32
@@ -163,10 +161,10 @@ mod tests {
 
     /// Acknowledges a window every 100 ms until `end_ms`, and returns the windows.
     fn windows(cubic: &mut Cubic, mut window: u32, end_ms: u64) -> alloc::vec::Vec<u32> {
-        let rtt = Duration::from_millis(100);
+        let rtt_ns = 100_000_000;
         (0..=end_ms / 100)
             .map(|i| {
-                window = cubic.grow(at(i * 100), rtt, window, window, MSS);
+                window = cubic.grow(at(i * 100), rtt_ns, window, window, MSS);
                 window
             })
             .collect()
@@ -211,10 +209,10 @@ mod tests {
         let mut cubic = Cubic::default();
         let mut window = cubic.reduce(20 * MSS, 20 * MSS);
         assert_eq!(window, 14 * MSS);
-        let rtt = Duration::from_micros(50);
+        let rtt_ns = 50_000;
         for round in 0..100 {
             let now = Instant::from_nanos(1_000_000_000 + round * 50_000);
-            window = cubic.grow(now, rtt, window, window, MSS);
+            window = cubic.grow(now, rtt_ns, window, window, MSS);
         }
         // 9/17 of a segment a round up to 20, then one a round.
         let slow = 6 * 17 / 9;
@@ -244,8 +242,8 @@ mod tests {
         let window = cubic.reduce(1_000 * MSS, 1_000 * MSS);
         let before = *windows(&mut cubic, window, 2_000).last().unwrap();
         cubic.pause();
-        let rtt = Duration::from_millis(100);
-        let after = cubic.grow(at(60_000), rtt, before, before, MSS);
+        let rtt_ns = 100_000_000;
+        let after = cubic.grow(at(60_000), rtt_ns, before, before, MSS);
         assert!(after - before < 20 * MSS, "{before} {after}");
     }
 
@@ -255,8 +253,8 @@ mod tests {
         for window in [1, MSS, 1 << 30, u32::MAX] {
             cubic.reduce(window, u32::MAX);
             for ms in [0, 1, 1 << 40] {
-                let rtt = Duration::from_secs(600);
-                let grown = cubic.grow(at(ms), rtt, window.min(1 << 30), u32::MAX, 65_535);
+                let rtt_ns = u64::MAX;
+                let grown = cubic.grow(at(ms), rtt_ns, window.min(1 << 30), u32::MAX, 65_535);
                 assert!(grown >= window.min(1 << 30));
             }
         }

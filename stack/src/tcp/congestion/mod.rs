@@ -24,8 +24,6 @@
 mod cubic;
 mod reno;
 
-use core::time::Duration;
-
 use super::config::Config;
 use crate::time::Instant;
 use cubic::Cubic;
@@ -108,15 +106,8 @@ impl Congestion {
     }
 
     /// New data was acknowledged, and nothing holds the window back. `flight` is what was in flight
-    /// before, `rtt` the smoothed round trip.
-    pub(super) fn on_ack(
-        &mut self,
-        now: Instant,
-        rtt: Duration,
-        acked: u32,
-        mss: u32,
-        flight: u32,
-    ) {
+    /// before, `rtt_ns` the smoothed round trip.
+    pub(super) fn on_ack(&mut self, now: Instant, rtt_ns: u64, acked: u32, mss: u32, flight: u32) {
         let mut acked = acked;
         if self.window < self.threshold {
             // RFC 7661 §4.3, in short: in slow start the window may be at most twice what is used.
@@ -136,7 +127,7 @@ impl Congestion {
         if self.window >= self.threshold && acked > 0 {
             let grown = match &mut self.avoidance {
                 Avoidance::Reno(reno) => reno.grow(self.window, acked, mss),
-                Avoidance::Cubic(cubic) => cubic.grow(now, rtt, self.window, acked, mss),
+                Avoidance::Cubic(cubic) => cubic.grow(now, rtt_ns, self.window, acked, mss),
             };
             self.window = grown.min(WINDOW_MAX);
         }
@@ -223,7 +214,7 @@ mod tests {
     use super::*;
 
     const MSS: u32 = 1000;
-    const RTT: Duration = Duration::from_micros(50);
+    const RTT_NS: u64 = 50_000;
 
     fn started(congestion_control: CongestionControl) -> Congestion {
         let config = Config {
@@ -240,7 +231,7 @@ mod tests {
     }
 
     fn ack(congestion: &mut Congestion, acked: u32, flight: u32) {
-        congestion.on_ack(Instant::ZERO, RTT, acked, MSS, flight);
+        congestion.on_ack(Instant::ZERO, RTT_NS, acked, MSS, flight);
     }
 
     #[test]
