@@ -117,7 +117,7 @@ impl Sender {
         } else {
             delivered.not_lost = 0;
         }
-        self.mend(now, ack, &delivered, covered > 0, mss);
+        self.mend(now, ack, &mut delivered, covered > 0, mss);
         self.end_repair();
     }
 
@@ -218,7 +218,18 @@ impl Sender {
     }
 
     /// What an ACK means while something is missing.
-    fn mend(&mut self, now: Instant, ack: Seq, delivered: &Delivered, advanced: bool, mss: u32) {
+    fn mend(
+        &mut self,
+        now: Instant,
+        ack: Seq,
+        delivered: &mut Delivered,
+        advanced: bool,
+        mss: u32,
+    ) {
+        if self.doubt_timeout(ack, delivered.not_lost) {
+            // It was the first attempt that arrived.
+            delivered.newest_again = None;
+        }
         let shortest_ns = self.rtt.shortest_ns();
         if delivered.reordered {
             self.reordering.on_reordering();
@@ -226,7 +237,6 @@ impl Sender {
         if let Some(repair) = &mut self.repair {
             repair.note_newest(now, delivered, shortest_ns);
         }
-        self.doubt_timeout(ack, delivered.not_lost);
         let lost = self.detect_overtaken(now, mss);
         self.respond_to_loss(delivered.bytes, mss);
         if delivered.bytes > 0 || lost {

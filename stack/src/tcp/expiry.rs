@@ -84,18 +84,15 @@ impl Connection {
     }
 
     fn on_loss_timer(&mut self, now: Instant) {
+        self.timers.loss = Deadline::OFF;
         let mss = u32::from(self.agreed.payload_max());
-        if self
-            .send
-            .repair
-            .as_ref()
-            .is_some_and(|r| r.reorder_until.is_some())
-        {
+        let repair = self.send.repair.as_ref();
+        if repair.is_some_and(|repair| repair.reorder_until.is_some()) {
             self.send.on_reorder_timer(now, mss);
+            self.loss_timer_stale = true;
         } else {
             self.send.tail.is_due = true;
         }
-        self.arm_loss_timer(now);
     }
 
     fn on_retransmit(&mut self, now: Instant, config: &Config) -> Option<Reason> {
@@ -128,7 +125,7 @@ impl Connection {
             self.probe_due = true;
         }
         self.start_retransmit(now, config);
-        self.arm_loss_timer(now);
+        self.loss_timer_stale = true;
         None
     }
 

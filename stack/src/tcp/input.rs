@@ -398,7 +398,7 @@ impl Connection {
                     self.timers.retransmit = Deadline::OFF;
                 }
             }
-            self.arm_loss_timer(now);
+            self.loss_timer_stale = true;
         }
         if ack == self.send.una {
             let opened = self.send.update_window(segment, window);

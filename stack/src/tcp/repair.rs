@@ -166,17 +166,21 @@ impl Sender {
         let all = repair.unproven > 0 && repair.unproven <= bytes;
         repair.unproven = repair.unproven.saturating_sub(bytes);
         if all {
+            // What was taken for lost had only been overtaken.
+            self.reordering.on_reordering();
             self.undo();
         }
     }
 
     /// Something arrived that a timeout took for lost and that was not sent again: the timeout
-    /// was false (RFC 5682 §3.1, step 3 b).
-    pub(super) fn doubt_timeout(&mut self, ack: Seq, not_lost: u32) {
+    /// was false (RFC 5682 §3.1, step 3 b). Returns whether it was.
+    pub(super) fn doubt_timeout(&mut self, ack: Seq, not_lost: u32) -> bool {
         let doubted = self.repair.as_ref().is_some_and(|r| r.doubt_timeout);
-        if doubted && not_lost > 0 && ack.before(self.recover) {
+        let was_false = doubted && not_lost > 0 && ack.before(self.recover);
+        if was_false {
             self.undo();
         }
+        was_false
     }
 
     /// Nothing was lost.

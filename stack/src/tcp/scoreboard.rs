@@ -49,6 +49,16 @@ pub(super) struct Newest {
     pub(super) end: Seq,
 }
 
+/// What happens to a run that can't be cut, since there are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Uncut {
+    /// It is changed as a whole: a run is thought to be sent again, or lost, of which only a part was.
+    /// That costs time or bytes, but all of it arrives.
+    Whole,
+    /// It stays as it was: what is held of it must not be forgotten.
+    Leave,
+}
+
 /// What an ACK or its SACK blocks brought that was not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Delivered {
@@ -220,7 +230,7 @@ impl Scoreboard {
 
     fn hold_one(&mut self, left: Seq, right: Seq, highest: Seq, delivered: &mut Delivered) {
         let mut taken = 0;
-        self.change(left, right, |run, bytes| {
+        self.change(left, right, Uncut::Leave, |run, bytes| {
             if run.status != Status::Held {
                 delivered.note(run, bytes, highest);
                 *run = Run {
@@ -262,7 +272,7 @@ impl Scoreboard {
 
     /// `[left, right)` is sent again.
     pub(super) fn send_again(&mut self, now: Instant, left: Seq, right: Seq) {
-        self.change(left, right, |run, _| {
+        self.change(left, right, Uncut::Whole, |run, _| {
             if run.status != Status::Held {
                 (run.status, run.at, run.again) = (Status::Flying, now, true);
             }
@@ -306,7 +316,7 @@ impl Scoreboard {
 
     /// Takes `[left, right)` for lost where it flies.
     pub(super) fn lose(&mut self, left: Seq, right: Seq) {
-        self.change(left, right, |run, _| {
+        self.change(left, right, Uncut::Whole, |run, _| {
             if run.status == Status::Flying {
                 run.status = Status::Lost;
             }
@@ -335,20 +345,37 @@ impl Scoreboard {
 
     // Runs
 
-    /// Changes the runs in `[left, right)`, which are cut at its ends. What needs more runs than
-    /// there may be is left as it is.
-    fn change(&mut self, left: Seq, right: Seq, mut with: impl FnMut(&mut Run, u32)) {
+    /// Changes the runs in `[left, right)`, which are cut at its ends. Where that needs more runs
+    /// than there may be, they are changed as a whole or left as they are.
+    fn change(
+        &mut self,
+        left: Seq,
+        right: Seq,
+        otherwise: Uncut,
+        mut with: impl FnMut(&mut Run, u32),
+    ) {
         let (mut start, mut i) = (self.start, 0);
         let mut news = false;
         while let Some(run) = self.runs.get(i).copied()
             && start.before(right)
         {
-            let (from, to) = (start.max(left), run.end.min(right));
+            let (mut from, mut to) = (start.max(left), run.end.min(right));
+            if !from.before(to) {
+                start = run.end;
+                i += 1;
+                continue;
+            }
+            let cuts = usize::from(start.before(from)) + usize::from(to.before(run.end));
+            if cuts > 0 && self.runs.len() + cuts > RUNS_MAX {
+                match otherwise {
+                    Uncut::Whole => (from, to) = (start, run.end),
+                    Uncut::Leave => (from, to) = (run.end, run.end),
+                }
+            }
             let (before, after) = (start.before(from), to.before(run.end));
             start = run.end;
             i += 1;
-            let full = self.runs.len() + usize::from(before) + usize::from(after) > RUNS_MAX;
-            if !from.before(to) || (full && (before || after)) {
+            if from == to {
                 continue;
             }
             let mut changed = Run { end: to, ..run };
@@ -529,6 +556,22 @@ mod tests {
             .count() as u32;
         assert_eq!(board.flying(), 100_000 - held * 10);
         assert!(hold(&mut board, 0, 20).bytes == 10);
+    }
+
+    #[test]
+    fn a_full_board_is_not_sent_again_for_ever() {
+        let mut board = board(&[(10, 100_000)]);
+        board.lose(Seq(0), Seq(100_000));
+        for i in 0..1_000 {
+            hold(&mut board, i * 20 + 10, i * 20 + 20);
+        }
+        let mut sends = 0;
+        while let Some((left, right)) = board.first_lost() {
+            board.send_again(at(20), left, right.min(left + 7));
+            sends += 1;
+            assert!(sends < 20_000, "{left:?}");
+        }
+        assert!(board.runs.len() <= RUNS_MAX);
     }
 
     #[derive(Clone, Copy, Debug)]

@@ -70,7 +70,9 @@ impl Sender {
     pub(super) fn tail_probe_at(&self, now: Instant, mss: u32) -> Option<Instant> {
         let flight = self.nxt.since(self.una);
         let wanted = self.sack && flight > 0 && self.recovery == Recovery::Open;
-        if !wanted || self.tail.end.is_some() || self.tail.is_due {
+        // Over what the window was closed, no probe may go.
+        let shrunk = self.window_end.before(self.nxt);
+        if !wanted || shrunk || self.tail.is_out() || self.tail.is_due {
             return None;
         }
         let missing = |repair: &Repair| repair.board.flying() != flight;
