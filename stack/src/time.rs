@@ -28,6 +28,11 @@ impl Instant {
         (self.0 / 1_000_000) as u32
     }
 
+    /// So many nanoseconds later: what `+` does, for where it is done for every segment.
+    pub const fn after_nanos(self, nanos: u64) -> Self {
+        Self(self.0.saturating_add(nanos))
+    }
+
     /// The time from `earlier` to `self`, zero when `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use super::congestion::CongestionControl;
+
 /// Limits and times of TCP connections. Passed by reference on every call, so that a connection
 /// keeps no copy; it may change between calls, except `mss` and `window_scale`, which are said to
 /// the guest in the SYN and must stay.
@@ -44,6 +46,11 @@ pub struct Config {
     pub initial_window: u8,
     /// Whether a guest that asks for congestion notification gets it (RFC 3168).
     pub ecn: bool,
+    /// How the congestion window grows and shrinks.
+    pub congestion_control: CongestionControl,
+    /// Lost bytes, in percent of those that arrive, that are not taken for congestion: on a link
+    /// inside one machine loss mostly has other reasons. 0: every loss counts, as on the Internet.
+    pub loss_tolerance: u8,
 }
 
 impl Default for Config {
@@ -66,6 +73,8 @@ impl Default for Config {
             fin_wait_2: Duration::from_secs(2 * 3600 + 4 * 60),
             initial_window: 10,
             ecn: true,
+            congestion_control: CongestionControl::Cubic,
+            loss_tolerance: 4,
         }
     }
 }

@@ -46,6 +46,8 @@ pub struct Connection {
     challenges_left: u8,
     /// A SYN or SYN-ACK is due.
     pub(super) syn_due: bool,
+    /// The loss timer is to be set at the end of the turn.
+    pub(super) loss_timer_stale: bool,
     /// A window probe is due.
     pub(super) probe_due: bool,
     /// A keepalive probe is due.
@@ -115,6 +117,7 @@ impl Connection {
             challenge_from: Instant::ZERO,
             challenges_left: CHALLENGES_MAX,
             syn_due: false,
+            loss_timer_stale: false,
             probe_due: false,
             keepalive_due: false,
             keepalive_sent: 0,

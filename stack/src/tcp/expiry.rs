@@ -20,6 +20,10 @@ impl Connection {
             self.receive.ack_now = true;
             due = true;
         }
+        if timers.loss.is_due(now) {
+            self.on_loss_timer(now);
+            due = true;
+        }
         if timers.retransmit.is_due(now) {
             match self.on_retransmit(now, config) {
                 Some(reason) => return self.gone(reason),
@@ -52,6 +56,18 @@ impl Connection {
         self.timers.retransmit = Deadline::at(now + timeout);
     }
 
+    /// Sets the timer that notices losses before the retransmission timer would: the one of
+    /// reordering while something is missing, else that of the tail loss probe.
+    pub(super) fn arm_loss_timer(&mut self, now: Instant) {
+        let mss = u32::from(self.agreed.payload_max());
+        let reordering = self.send.repair.as_ref().and_then(|r| r.reorder_until);
+        self.timers.loss = match reordering.or_else(|| self.send.tail_probe_at(now, mss)) {
+            // Past the retransmission timer it would be of no use.
+            Some(at) if !self.timers.retransmit.is_due(at) => Deadline::at(at),
+            _ => Deadline::OFF,
+        };
+    }
+
     /// The connection is established: keepalive begins.
     pub(super) fn start_keepalive(&mut self, now: Instant, config: &Config) {
         if !config.keepalive_idle.is_zero() {
@@ -67,6 +83,18 @@ impl Connection {
         self.gone(reason)
     }
 
+    fn on_loss_timer(&mut self, now: Instant) {
+        self.timers.loss = Deadline::OFF;
+        let mss = u32::from(self.agreed.payload_max());
+        let repair = self.send.repair.as_ref();
+        if repair.is_some_and(|repair| repair.reorder_until.is_some()) {
+            self.send.on_reorder_timer(now, mss);
+            self.loss_timer_stale = true;
+        } else {
+            self.send.tail.is_due = true;
+        }
+    }
+
     fn on_retransmit(&mut self, now: Instant, config: &Config) -> Option<Reason> {
         if matches!(self.state, State::SynSent | State::SynReceived) {
             if self.send.attempts >= config.syn_retries {
@@ -77,12 +105,16 @@ impl Connection {
             self.await_handshake(now, config);
             return None;
         }
+        if self.send.is_in_flight() && self.send.is_window_closed() {
+            self.send.on_window_shrunk();
+        }
         if self.send.is_in_flight() {
             // RFC 9293 §3.8.3: R2.
             if self.send.attempts >= config.retries {
                 return Some(Reason::RetransmissionLimit);
             }
-            self.send.on_timeout(u32::from(self.agreed.payload_max()));
+            self.send
+                .on_timeout(now, u32::from(self.agreed.payload_max()));
         } else {
             // RFC 9293 §3.8.6.1: as long as the guest answers, probing never ends.
             if self.send.unanswered_probes >= config.retries {
@@ -93,6 +125,7 @@ impl Connection {
             self.probe_due = true;
         }
         self.start_retransmit(now, config);
+        self.loss_timer_stale = true;
         None
     }
 

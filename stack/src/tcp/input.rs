@@ -1,10 +1,10 @@
 //! A segment came (RFC 9293 §3.10.7).
 
+use super::acknowledge::{AckContext, Acked};
 use super::config::Config;
 use super::connection::Connection;
 use super::ecn::Notification;
 use super::segment::{Ecn, Flags, Segment, Timestamps};
-use super::send::Acked;
 use super::seq::SequenceNumber as Seq;
 use super::timers::Deadline;
 use super::verdict::{Dropped, Received, State};
@@ -149,8 +149,7 @@ impl Connection {
     }
 
     fn establish(&mut self, now: Instant, config: &Config) {
-        self.send
-            .on_syn_acked(now, config, self.agreed.payload_max());
+        self.send.on_syn_acked(now, config, &self.agreed);
         self.state = State::Established;
         self.syn_due = false;
         self.timers.retransmit = Deadline::OFF;
@@ -377,31 +376,30 @@ impl Connection {
     /// Takes the ACK, the SACK blocks and the window. `len` counts payload and FIN.
     fn take_ack(&mut self, now: Instant, config: &Config, segment: &Segment, len: u32) -> Acked {
         let ack = segment.acknowledgment;
-        let mss = u32::from(self.agreed.payload_max());
         let window = u32::from(segment.window) << self.agreed.guest_scale;
-        let duplicate = len == 0 && self.send.is_duplicate_ack(ack, window);
         let mut acked = Acked::default();
-        if self.send.una.before(ack) {
-            let timestamps = segment
-                .options
-                .timestamps
-                .filter(|_| self.agreed.timestamps);
-            acked = self
-                .send
-                .on_new_ack(now, ack, mss, timestamps.map(|t| t.echo));
-            if self.send.is_in_flight() {
-                // RFC 6298 §5.3.
-                self.start_retransmit(now, config);
-            } else {
-                self.timers.retransmit = Deadline::OFF;
+        if self.send.is_news(segment, len == 0) {
+            let advances = self.send.una.before(ack);
+            let timestamps = segment.options.timestamps;
+            let context = AckContext {
+                mss: u32::from(self.agreed.payload_max()),
+                window,
+                echo: timestamps
+                    .filter(|_| self.agreed.timestamps)
+                    .map(|timestamps| timestamps.echo),
+                bare: len == 0,
+            };
+            acked = self.send.on_ack(now, config, segment, &context);
+            if advances {
+                if self.send.is_in_flight() {
+                    // RFC 6298 §5.3.
+                    self.start_retransmit(now, config);
+                } else {
+                    self.timers.retransmit = Deadline::OFF;
+                }
             }
+            self.loss_timer_stale = true;
         }
-        let news = self.agreed.sack && self.send.on_sack(segment);
-        // RFC 6675 §2: with SACK a duplicate ACK is one that tells something new.
-        if news || (duplicate && !self.agreed.sack) {
-            self.send.on_duplicate_ack(mss);
-        }
-        self.send.detect_loss(mss);
         if ack == self.send.una {
             let opened = self.send.update_window(segment, window);
             if opened && !self.send.is_in_flight() && !self.send.is_window_closed() {

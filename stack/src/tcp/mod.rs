@@ -30,12 +30,19 @@
 //! | `connection.rs` | the parts, beginning and abort | RFC 9293 §3.10 |
 //! | `input.rs` | a segment came: the fast path, then the checks in the order of the RFC | RFC 9293 §3.10.7, RFC 5961, RFC 7323 §5 |
 //! | `output.rs` | which segment leaves, and its header | |
-//! | `expiry.rs`, `timers.rs` | four deadlines and what they mean | RFC 6298 §5, RFC 1122 §4.2.3.6 |
+//! | `expiry.rs`, `timers.rs` | five deadlines and what they mean | RFC 6298 §5, RFC 1122 §4.2.3.6 |
 //! | `receive.rs` | what is new in a segment, the window, when to ACK | RFC 9293 §3.8.6 |
 //! | `reassembly.rs` | bytes out of order, SACK blocks to send | RFC 2018 §4, RFC 2883 |
-//! | `send.rs` | what may leave, the three modes of recovery | RFC 5681, 6582, 6675 |
-//! | `scoreboard.rs` | SACK blocks received | RFC 6675 §4 |
-//! | `congestion.rs` | cwnd | RFC 5681, 6928, 3465 |
+//! | `send.rs` | what may leave, the three modes of recovery | RFC 9293 §3.8.6 |
+//! | `sent.rs` | when it left, while nothing is missing | RFC 8985 §5.2 |
+//! | `acknowledge.rs` | what an ACK says of it | RFC 5681, 2018, 2883 |
+//! | `scoreboard.rs` | what became of each piece, once something is missing | RFC 6675, 8985 §5 |
+//! | `repair.rs` | what is lost and was not, and the answer to that | RFC 8985 §6, 3708, 4015, 5682 |
+//! | `rack.rs` | how long a piece may be overtaken | RFC 8985 §6.2 |
+//! | `tail.rs` | the probe when the last may be lost | RFC 8985 §7 |
+//! | `loss.rs` | loss without SACK, and by time | RFC 6582, 6298 §5 |
+//! | `prr.rs` | how cwnd comes down | RFC 9937 |
+//! | `congestion/` | cwnd: Reno or CUBIC | RFC 5681, 9438, 6928, 3465 |
 //! | `rtt.rs` | RTO | RFC 6298 |
 //! | `path_mtu.rs` | segments that did not fit | RFC 1191, 8201, 5927 |
 //! | `ecn.rs` | marks of congestion, told both ways | RFC 3168 |
@@ -71,6 +78,7 @@
 //! authentication. Ports are told here only to fill headers; addresses and checksums are the
 //! caller's.
 
+mod acknowledge;
 mod config;
 mod congestion;
 mod connection;
@@ -79,11 +87,15 @@ mod expiry;
 #[cfg(test)]
 mod hostile;
 mod input;
+mod loss;
 mod options;
 mod output;
 mod path_mtu;
+mod prr;
+mod rack;
 mod reassembly;
 mod receive;
+mod repair;
 mod reset;
 mod rtt;
 #[cfg(test)]
@@ -91,13 +103,16 @@ mod rules;
 mod scoreboard;
 pub mod segment;
 mod send;
+mod sent;
 pub mod seq;
 #[cfg(test)]
 mod simulation;
+mod tail;
 mod timers;
 mod verdict;
 
 pub use config::Config;
+pub use congestion::CongestionControl;
 pub use connection::Connection;
 pub use reset::reset_for;
 pub use verdict::{Dropped, Reason, Received, SendQueue, State, TimerOutcome, Transmit};

@@ -1,5 +1,7 @@
 //! A segment may leave: which one, and its header.
 
+use core::mem;
+
 use super::config::Config;
 use super::connection::Connection;
 use super::options::sack_len;
@@ -107,6 +109,10 @@ impl Connection {
         }
         self.probe_due = false;
         let Some(chunk) = chunk else {
+            if mem::take(&mut self.loss_timer_stale) {
+                // Once for all that happened in this turn.
+                self.arm_loss_timer(now);
+            }
             let waits = !self.send.is_in_flight() && !self.send.is_all_sent(queue);
             if waits && !self.timers.retransmit.is_on() {
                 // RFC 9293 §3.8.6.1: only the guest's window holds it back.
@@ -129,6 +135,7 @@ impl Connection {
         if self.send.on_sent(now, chunk) || !self.timers.retransmit.is_on() {
             self.start_retransmit(now, config);
         }
+        self.loss_timer_stale = true;
         let mut flags = Flags::ACK;
         if chunk.last && chunk.len > 0 {
             flags = flags | Flags::PSH;

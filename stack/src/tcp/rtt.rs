@@ -23,6 +23,8 @@ pub(super) struct Rtt {
     /// Smoothed round-trip time; 0 before the first sample.
     srtt_ns: u64,
     rttvar_ns: u64,
+    /// The shortest sample; 0 before the first.
+    shortest_ns: u64,
     syn_was_lost: bool,
 }
 
@@ -31,14 +33,32 @@ impl Rtt {
     pub(super) fn sample(&mut self, rtt: Duration) {
         let rtt_ns = rtt.min(SAMPLE_MAX).as_nanos() as u64;
         let rtt_ns = rtt_ns.max(1);
+        self.shortest_ns = self.shortest_ns.min(rtt_ns);
         if self.srtt_ns == 0 {
             self.srtt_ns = rtt_ns;
             self.rttvar_ns = rtt_ns / 2;
+            self.shortest_ns = rtt_ns;
         } else {
             let error_ns = self.srtt_ns.abs_diff(rtt_ns);
             self.rttvar_ns = self.rttvar_ns - self.rttvar_ns / 4 + error_ns / 4;
             self.srtt_ns = (self.srtt_ns - self.srtt_ns / 8 + rtt_ns / 8).max(1);
         }
+    }
+
+    /// The smoothed round-trip time in ns, 0 before the first sample.
+    pub(super) fn smoothed_ns(&self) -> u64 {
+        self.srtt_ns
+    }
+
+    /// The shortest round trip that there was, in ns; 0 before the first sample.
+    pub(super) fn shortest_ns(&self) -> u64 {
+        self.shortest_ns
+    }
+
+    /// After so long, in ns, an ACK that the guest does not delay should be here: two round trips
+    /// (RFC 8985 §7.2), or as much as they vary; 0 before the first sample.
+    pub(super) fn probe_timeout_ns(&self) -> u64 {
+        self.srtt_ns + self.srtt_ns.max(4 * self.rttvar_ns)
     }
 
     /// A SYN or SYN-ACK had to be retransmitted (RFC 6298 §5.7).

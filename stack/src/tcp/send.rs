@@ -1,4 +1,4 @@
-//! The sending side: what of the engine's queue may leave now, and what an ACK says about it.
+//! The sending side: what of the engine's queue may leave now.
 //!
 //! Sequence numbers, `una ≤ nxt ≤ max`:
 //!
@@ -7,38 +7,46 @@
 //!   acked │  in flight   │  to send again   │  never sent      │ (FIN)
 //! ```
 //!
-//! `nxt` and `max` differ only after a retransmission timeout, when `nxt` goes back to `una`
-//! and what the scoreboard holds is stepped over, and after a window probe, which moves `max` alone.
-//! Nothing is in flight when `nxt == una`; what then waits in the queue waits for the guest's window.
+//! `nxt` and `max` differ only after a window probe, which moves `max` alone, when the window was
+//! closed over what was in flight, and, with guests that do not know SACK, after a timeout, when `nxt`
+//! goes back to `una`. Nothing is in flight when `nxt == una`; what then waits in the queue waits for
+//! the guest's window.
+//!
+//! When a piece was sent is in `sent` (`sent.rs`); once something is missing and the guest knows
+//! SACK, `repair` holds what became of each (`repair.rs`, `scoreboard.rs`) and says what is sent
+//! again. What ACKs and time mean is in `acknowledge.rs` and `loss.rs`.
 //!
 //! Recovery is in one of three modes:
 //!
-//! - **Open**: new data as the windows allow; one more segment for each of the first two duplicate
-//!   ACKs (RFC 3042; with SACK by itself, since what the guest holds is not in flight).
-//! - **Fast** (RFC 6675 with SACK, RFC 6582 without): entered by the third duplicate ACK or when
-//!   the scoreboard says so; left when everything up to `recover` is acknowledged.
-//! - **Loss** (RFC 5681 §3.1): entered by the timer; sends again from `una` in slow start; no fast
+//! - **Open**: new data as the windows allow; without SACK one more segment for each of the first two
+//!   duplicate ACKs (RFC 3042; with SACK by itself, since what the guest holds is not in flight).
+//! - **Fast** (RFC 8985 with SACK, RFC 6582 without): something is lost; left when everything up to
+//!   `recover` is acknowledged.
+//! - **Loss** (RFC 5681 §3.1): entered by the timer; sends again in slow start; no fast
 //!   retransmission before `recover` (RFC 6582 §3.2).
 
 use alloc::boxed::Box;
-use core::time::Duration;
 
 use super::config::Config;
 use super::congestion::Congestion;
+use super::options::Agreed;
+use super::rack::ReorderWindow;
+use super::repair::Repair;
 use super::rtt::Rtt;
-use super::scoreboard::Scoreboard;
 use super::segment::Segment;
+use super::sent::SentTimes;
 use super::seq::SequenceNumber as Seq;
+use super::tail::TailProbe;
 use super::verdict::SendQueue;
 use crate::time::Instant;
 
 /// Duplicate ACKs that start fast recovery (RFC 5681 §3.2).
-const DUPLICATES: u8 = 3;
+pub(super) const DUPLICATES: u8 = 3;
 /// Half of the sequence space is the limit; no queue comes near this.
 const QUEUE_BYTES_MAX: u32 = 1 << 30;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Recovery {
+pub(super) enum Recovery {
     Open,
     Fast,
     Loss,
@@ -60,16 +68,9 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    fn end(&self) -> Seq {
+    pub(super) fn end(&self) -> Seq {
         self.start + self.len + u32::from(self.fin)
     }
-}
-
-/// What an ACK acknowledged for the first time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Acked {
-    pub(super) bytes: u32,
-    pub(super) fin: bool,
 }
 
 /// Where the next chunk may start.
@@ -91,34 +92,39 @@ pub(super) struct Sender {
     /// One after the highest ever sent: SND.NXT as the guest sees it.
     pub(super) max: Seq,
     /// Right edge of the guest's window.
-    window_end: Seq,
+    pub(super) window_end: Seq,
     /// SND.WL1, SND.WL2.
     window_seq: Seq,
     window_ack: Seq,
     /// The largest window that the guest ever offered.
-    window_max: u32,
+    pub(super) window_max: u32,
     /// `max` when recovery began.
-    recover: Seq,
-    /// `max` when the congestion window was last reduced: until that is acknowledged, an echo tells
-    /// of the same congestion.
-    reduced: Seq,
-    /// Holes below this were filled again in fast recovery (HighRxt of RFC 6675 §2).
-    high_retransmitted: Seq,
-    /// The segment being timed ends here, when `timing`.
-    timed_end: Seq,
-    timed_at: Instant,
+    pub(super) recover: Seq,
+    /// `max` when the congestion window was last reduced: until that is acknowledged, further signs
+    /// are of the same congestion.
+    pub(super) reduced: Seq,
+    /// An ACK beyond this gives a sample of the round trip: one for each flight, and none of what
+    /// was sent twice.
+    pub(super) sampled_to: Seq,
     /// Our timestamp clock when something was last sent again. An echo of an earlier time may be
     /// of the first attempt, and tells no round trip.
-    retransmitted_at_ms: u32,
+    pub(super) retransmitted_at_ms: u32,
     pub(super) rtt: Rtt,
-    congestion: Congestion,
-    scoreboard: Option<Box<Scoreboard>>,
-    recovery: Recovery,
-    timing: bool,
+    pub(super) congestion: Congestion,
+    /// Of everything in flight, unless there is a `repair`.
+    pub(super) sent: SentTimes,
+    pub(super) repair: Option<Box<Repair>>,
+    pub(super) reordering: ReorderWindow,
+    pub(super) tail: TailProbe,
+    pub(super) recovery: Recovery,
+    /// The guest knows SACK.
+    pub(super) sack: bool,
+    /// Only timestamps tell the round trip now, for something was sent again (Karn).
+    pub(super) ambiguous: bool,
     pub(super) fin_sent: bool,
-    /// Fast recovery: the first hole goes out whatever the window says.
-    retransmit_first: bool,
-    duplicates: u8,
+    /// The first hole goes out whatever the congestion window says.
+    pub(super) retransmit_first: bool,
+    pub(super) duplicates: u8,
     /// Timer expiries in a row; the exponent of backoff.
     pub(super) attempts: u8,
     /// Window probes since the guest was heard.
@@ -138,15 +144,17 @@ impl Sender {
             window_max: 0,
             recover: iss,
             reduced: iss,
-            high_retransmitted: iss,
-            timed_end: iss,
-            timed_at: Instant::ZERO,
+            sampled_to: iss,
             retransmitted_at_ms: 0,
             rtt: Rtt::default(),
             congestion: Congestion::new(),
-            scoreboard: None,
+            sent: SentTimes::NONE,
+            repair: None,
+            reordering: ReorderWindow::NEW,
+            tail: TailProbe::NONE,
             recovery: Recovery::Open,
-            timing: false,
+            sack: false,
+            ambiguous: false,
             fin_sent: false,
             retransmit_first: false,
             duplicates: 0,
@@ -159,28 +167,34 @@ impl Sender {
 
     /// The SYN or SYN-ACK is being sent.
     pub(super) fn on_syn_sent(&mut self, now: Instant) {
-        // Karn: a SYN that was sent twice gives no sample (RFC 6298 §3).
-        self.timing = self.max == self.una;
-        self.timed_at = now;
-        self.retransmitted_at_ms = now.as_millis_wrapping();
+        let again = self.max != self.una;
         self.max = self.una + 1;
         self.nxt = self.max;
-        self.timed_end = self.max;
+        self.retransmitted_at_ms = now.as_millis_wrapping();
+        self.sent.clear();
+        self.sent.push(now, self.max);
+        if again {
+            // Karn: a SYN that was sent twice gives no sample (RFC 6298 §3).
+            self.sampled_to = self.max;
+        }
     }
 
     /// The guest acknowledged our SYN.
-    pub(super) fn on_syn_acked(&mut self, now: Instant, config: &Config, mss: u16) {
-        if self.timing {
-            self.rtt.sample(now.since(self.timed_at));
-            self.timing = false;
+    pub(super) fn on_syn_acked(&mut self, now: Instant, config: &Config, agreed: &Agreed) {
+        let at = self.sent.advance(self.max);
+        if let Some(at) = at
+            && self.sampled_to.before(self.max)
+        {
+            self.rtt.sample(now.since(at));
         }
         self.una = self.max;
         self.nxt = self.max;
         self.recover = self.max - 1;
         self.reduced = self.max;
-        self.high_retransmitted = self.max;
-        self.congestion
-            .start(u32::from(mss), config.initial_window, self.attempts > 0);
+        self.sampled_to = self.max;
+        self.sack = agreed.sack;
+        let mss = u32::from(agreed.payload_max());
+        self.congestion.start(config, mss, self.attempts > 0);
         self.attempts = 0;
     }
 
@@ -208,7 +222,7 @@ impl Sender {
     }
 
     /// Bytes that the guest takes from `start` on.
-    fn window_from(&self, start: Seq) -> u32 {
+    pub(super) fn window_from(&self, start: Seq) -> u32 {
         if start.before(self.window_end) {
             self.window_end.since(start)
         } else {
@@ -226,200 +240,6 @@ impl Sender {
         self.window_from(self.una) == 0
     }
 
-    // ACKs
-
-    /// Whether an ACK is in the range that may be looked at (RFC 5961 §5.2).
-    pub(super) fn is_ack_plausible(&self, ack: Seq) -> bool {
-        ack.at_or_before(self.max) && !ack.before(self.una - self.window_max)
-    }
-
-    /// Whether a segment is a duplicate ACK in the sense of RFC 5681 §2, but for its payload. To be
-    /// asked before the window is updated.
-    pub(super) fn is_duplicate_ack(&self, ack: Seq, window: u32) -> bool {
-        ack == self.una && self.nxt != self.una && ack + window == self.window_end
-    }
-
-    /// `ack` acknowledges something new, and is plausible. `echo` is TSecr, if timestamps were agreed.
-    pub(super) fn on_new_ack(
-        &mut self,
-        now: Instant,
-        ack: Seq,
-        mss: u32,
-        echo: Option<u32>,
-    ) -> Acked {
-        let covered = ack.since(self.una);
-        let flight = self.max.since(self.una);
-        self.take_sample(now, ack, echo);
-        self.una = ack;
-        self.nxt = self.nxt.max(ack);
-        self.high_retransmitted = self.high_retransmitted.max(ack);
-        self.reduced = self.reduced.max(ack);
-        self.attempts = 0;
-        if let Some(scoreboard) = &mut self.scoreboard {
-            scoreboard.advance(ack);
-            if scoreboard.is_empty() {
-                self.scoreboard = None;
-            }
-        }
-        self.recover_on_ack(ack, covered, flight, mss);
-        let fin = self.fin_sent && ack == self.max;
-        Acked {
-            bytes: covered - u32::from(fin),
-            fin,
-        }
-    }
-
-    /// What new data acknowledged means to recovery and to the congestion window.
-    fn recover_on_ack(&mut self, ack: Seq, covered: u32, flight: u32, mss: u32) {
-        match self.recovery {
-            Recovery::Open => {
-                self.duplicates = 0;
-                // Keeps it within reach of comparison, and before `una` unless it is there now.
-                self.recover = self.recover.max(ack - 1);
-                self.congestion.on_ack(covered, mss, flight);
-            }
-            Recovery::Fast if self.recover.at_or_before(ack) => {
-                // RFC 6582 §3.2 step 3, full acknowledgment; RFC 6675 §5 step A.
-                self.congestion.on_recovered();
-                self.recovery = Recovery::Open;
-                self.retransmit_first = false;
-                self.duplicates = 0;
-            }
-            Recovery::Fast => {
-                if self.scoreboard.is_none() {
-                    // RFC 6582 §3.2 step 3, partial acknowledgment: the next hole begins here.
-                    self.congestion.deflate(covered, mss);
-                    self.retransmit_first = true;
-                }
-            }
-            Recovery::Loss => {
-                self.congestion.on_ack(covered, mss, flight);
-                if self.recover.at_or_before(ack) {
-                    self.recovery = Recovery::Open;
-                    self.duplicates = 0;
-                }
-            }
-        }
-    }
-
-    fn take_sample(&mut self, now: Instant, ack: Seq, echo: Option<u32>) {
-        if self.timing {
-            if self.timed_end.at_or_before(ack) {
-                self.rtt.sample(now.since(self.timed_at));
-                self.timing = false;
-            }
-        } else if let Some(echo) = echo {
-            // RFC 7323 §4.1. An echo from the future is nonsense.
-            let (echo, now) = (Seq(echo), Seq(now.as_millis_wrapping()));
-            if Seq(self.retransmitted_at_ms).at_or_before(echo) && echo.at_or_before(now) {
-                self.rtt
-                    .sample(Duration::from_millis(u64::from(now.since(echo))));
-            }
-        }
-    }
-
-    /// Takes the SACK blocks of a segment. Returns whether they told anything new.
-    pub(super) fn on_sack(&mut self, segment: &Segment) -> bool {
-        let mut news = false;
-        for &(left, right) in segment.options.sack.as_slice() {
-            // What is below `una` is a duplicate told (RFC 2883); what was never sent is nonsense.
-            let valid = self.una.before(left) && left.before(right) && right.at_or_before(self.max);
-            if valid {
-                let scoreboard = self
-                    .scoreboard
-                    .get_or_insert_with(|| Box::new(Scoreboard::new()));
-                news |= scoreboard.insert(left, right) > 0;
-            }
-        }
-        news
-    }
-
-    /// A duplicate ACK came, or one that told of new bytes above a hole.
-    pub(super) fn on_duplicate_ack(&mut self, mss: u32) {
-        self.duplicates = self.duplicates.saturating_add(1);
-        if self.recovery == Recovery::Fast && self.scoreboard.is_none() {
-            // RFC 5681 §3.2 step 4: a segment left the network.
-            self.congestion.inflate(mss);
-        }
-    }
-
-    /// Starts fast recovery when enough says that the first segment is lost (RFC 6675 §5,
-    /// RFC 5681 §3.2 step 2).
-    pub(super) fn detect_loss(&mut self, mss: u32) {
-        if self.recovery != Recovery::Open || self.nxt == self.una {
-            return;
-        }
-        let told = self
-            .scoreboard
-            .as_ref()
-            .is_some_and(|board| board.is_lost(self.una, mss));
-        // RFC 6582 §3.2 step 1: duplicates of what was sent before the last recovery prove nothing.
-        let counted = self.duplicates >= DUPLICATES && self.recover.before(self.una);
-        if !counted && !told {
-            return;
-        }
-        self.congestion.on_loss(self.max.since(self.una), mss);
-        if self.scoreboard.is_none() {
-            self.congestion.inflate(u32::from(DUPLICATES) * mss);
-        }
-        self.recovery = Recovery::Fast;
-        self.recover = self.max;
-        self.reduced = self.max;
-        self.nxt = self.max;
-        self.high_retransmitted = self.una;
-        self.retransmit_first = true;
-    }
-
-    /// The retransmission timer expired (RFC 6298 §5.4–5.6, RFC 5681 §3.1).
-    pub(super) fn on_timeout(&mut self, mss: u32) {
-        let flight = self.max.since(self.una);
-        let first = self.attempts == 0 && self.recovery != Recovery::Loss;
-        self.congestion.on_timeout(flight, mss, first);
-        // RFC 2018 §8: a guest may drop what it said it holds. Once the timer has to repeat, or the
-        // guest's word contradicts itself, nothing of it is believed.
-        let una = self.una;
-        if self.attempts > 0 || self.scoreboard.as_ref().is_some_and(|b| b.begins_at(una)) {
-            self.scoreboard = None;
-        }
-        self.recovery = Recovery::Loss;
-        self.recover = self.max;
-        self.reduced = self.max;
-        self.nxt = self.una;
-        self.retransmit_first = false;
-        self.duplicates = 0;
-        self.timing = false;
-        self.attempts = self.attempts.saturating_add(1);
-    }
-
-    /// An ACK, which was taken already, echoes congestion that the path marked (ECE). Counts once
-    /// for all that is in flight (RFC 3168 §6.1.2). Returns whether the congestion window was reduced
-    /// now, which CWR tells the guest.
-    pub(super) fn on_congestion_echo(&mut self, _now: Instant, mss: u32) -> bool {
-        if self.recovery != Recovery::Open || self.una.before(self.reduced) {
-            return false;
-        }
-        self.congestion.on_loss(self.max.since(self.una), mss);
-        self.reduced = self.max;
-        true
-    }
-
-    /// Whether `sequence` was sent and is not acknowledged: what an ICMP error must quote to be
-    /// believed (RFC 5927 §4.1).
-    pub(super) fn is_outstanding(&self, sequence: Seq) -> bool {
-        self.una.at_or_before(sequence) && sequence.before(self.max)
-    }
-
-    /// Everything in flight was too large for the path, and goes out again in smaller segments. No
-    /// congestion is to be read from that.
-    pub(super) fn send_again(&mut self) {
-        self.recovery = Recovery::Loss;
-        self.recover = self.max;
-        self.nxt = self.una;
-        self.retransmit_first = false;
-        self.duplicates = 0;
-        self.timing = false;
-    }
-
     // Sending
 
     /// Whether everything in the queue, and the FIN, was sent and is in flight or acknowledged.
@@ -431,43 +251,46 @@ impl Sender {
 
     /// The next piece to send, if the windows allow one. `size` is the payload of one wire segment.
     pub(super) fn next(&mut self, queue: &SendQueue, size: u32) -> Option<Chunk> {
-        if self.recovery != Recovery::Fast && self.is_all_sent(queue) {
-            return None;
-        }
         let segment_max = queue.segment_max.max(1);
         let size = size.min(segment_max);
+        if self.tail.is_due
+            && let Some(chunk) = self.tail_probe(queue, size)
+        {
+            return Some(chunk);
+        }
+        let place = self.place(queue, size)?;
         let data_end = self.una + queue_bytes(queue);
-        let place = self.place(data_end + u32::from(queue.finished), size)?;
-        let Place {
-            start,
-            hole_end,
-            room,
-        } = place;
+        let limit = place.hole_end.map_or(data_end, |end| end.min(data_end));
+        self.fill(queue, size, &place, limit)
+    }
 
-        let limit = hole_end.map_or(data_end, |end| end.min(data_end));
+    /// As much of the queue as goes to `place`, up to `limit`.
+    fn fill(&self, queue: &SendQueue, size: u32, place: &Place, limit: Seq) -> Option<Chunk> {
+        let &Place { start, room, .. } = place;
         let data = if start.before(limit) {
             limit.since(start)
         } else {
             0
         };
+        let retransmission = start.before(self.max);
         let window = self.window_from(start);
-        let mut len = data.min(window).min(room).min(segment_max);
+        let mut len = data.min(window).min(room).min(queue.segment_max.max(1));
         if len < data {
             if len >= size {
                 // Whole segments; the rest waits for company.
                 len -= len % size;
-            } else if room <= window || len == 0 || len < self.window_max / 2 {
+            } else if room <= window || len == 0 || (!retransmission && len < self.window_max / 2) {
                 // RFC 9293 §3.8.6.2.1: no silly segments. The window will open, or the persist
-                // timer overrides.
+                // timer overrides. What was sent before into a window that shrank since goes
+                // into what is left of it (RFC 9293 §3.8.6).
                 return None;
             }
         }
-        let last = start + len == data_end;
+        let last = start + len == self.una + queue_bytes(queue);
         let fin = queue.finished && last && len < window;
         if len == 0 && !fin {
             return None;
         }
-        let retransmission = start.before(self.max);
         Some(Chunk {
             start,
             len,
@@ -479,85 +302,48 @@ impl Sender {
     }
 
     /// Where the next piece starts, and how much congestion control allows there.
-    fn place(&self, end: Seq, size: u32) -> Option<Place> {
-        let window = self.congestion.window();
-        let Some(board) = &self.scoreboard else {
-            return Some(match self.recovery {
-                Recovery::Fast if self.retransmit_first => Place {
-                    start: self.una,
-                    hole_end: None,
-                    room: size,
-                },
-                Recovery::Fast => {
-                    let room = window.saturating_sub(self.max.since(self.una));
-                    Place {
-                        start: self.max,
-                        hole_end: None,
-                        room,
-                    }
-                }
-                Recovery::Loss => {
-                    let room = window.saturating_sub(self.nxt.since(self.una));
-                    Place {
-                        start: self.nxt,
-                        hole_end: None,
-                        room,
-                    }
-                }
-                Recovery::Open => {
-                    // Limited transmit (RFC 3042).
-                    let more = u32::from(self.duplicates.min(DUPLICATES - 1)) * size;
-                    let window = window.saturating_add(more);
-                    let room = window.saturating_sub(self.nxt.since(self.una));
-                    Place {
-                        start: self.nxt,
-                        hole_end: None,
-                        room,
-                    }
-                }
-            });
-        };
-        if self.recovery != Recovery::Fast {
-            let held = board.held_between(self.una, self.nxt);
-            let room = window.saturating_sub(self.nxt.since(self.una) - held);
-            let (start, hole_end) = board.hole(self.nxt);
+    fn place(&self, queue: &SendQueue, size: u32) -> Option<Place> {
+        if let Some(repair) = &self.repair
+            && let Some((start, end)) = repair.board.first_lost()
+        {
+            let room = self.room(size, repair.board.flying());
             return Some(Place {
                 start,
-                hole_end,
+                hole_end: Some(end),
                 room,
             });
         }
-        if self.retransmit_first {
-            // RFC 6675 §5 step 4.3: the first segment goes out at once.
-            let (start, hole_end) = board.hole(self.una);
+        if self.repair.is_none() && self.recovery == Recovery::Fast && self.retransmit_first {
             return Some(Place {
-                start,
-                hole_end,
+                start: self.una,
+                hole_end: None,
                 room: size,
             });
         }
-        let pipe = board.pipe(self.una, self.max, self.high_retransmitted, size);
-        let room = window.saturating_sub(pipe);
-        if room < size {
+        if self.is_all_sent(queue) {
             return None;
         }
-        // NextSeg of RFC 6675 §4.
-        let (hole, hole_end) = board.hole(self.high_retransmitted.max(self.una));
-        let new_data = self.max.before(end) && self.window_from(self.max) > 0;
-        let refill = hole_end.is_some() && (board.is_lost(hole, size) || !new_data);
-        Some(if refill {
-            Place {
-                start: hole,
-                hole_end,
-                room,
-            }
-        } else {
-            Place {
-                start: self.max,
-                hole_end: None,
-                room,
-            }
+        let flying = match &self.repair {
+            Some(repair) => repair.board.flying(),
+            None => self.nxt.since(self.una),
+        };
+        Some(Place {
+            start: self.nxt,
+            hole_end: None,
+            room: self.room(size, flying),
         })
+    }
+
+    /// Bytes that may be added to those that are flying.
+    fn room(&self, size: u32, flying: u32) -> u32 {
+        let mut window = self.congestion.window();
+        if self.recovery == Recovery::Open && !self.sack {
+            // Limited transmit (RFC 3042).
+            let more = u32::from(self.duplicates.min(DUPLICATES - 1)) * size;
+            window = window.saturating_add(more);
+        }
+        let least = if self.retransmit_first { size } else { 0 };
+        window.saturating_sub(flying).max(least)
     }
 
     /// What to send into a window that is closed, or too small for a sensible segment
@@ -589,29 +375,32 @@ impl Sender {
     /// `chunk` is being sent. Returns whether the retransmission timer starts anew.
     pub(super) fn on_sent(&mut self, now: Instant, chunk: &Chunk) -> bool {
         let end = chunk.end();
-        let fresh_start = self.nxt == self.una || self.retransmit_first;
+        let first = self.nxt == self.una;
+        let probes_tail = self.tail.on_sent(chunk, end, first);
+        let restart = first || self.retransmit_first || probes_tail;
         if chunk.retransmission {
-            // Karn: no sample from what was sent twice (RFC 6298 §3).
-            self.timing &= self.timed_end.at_or_before(chunk.start);
             self.retransmitted_at_ms = now.as_millis_wrapping();
-        } else if !self.timing && !chunk.probe {
-            self.timing = true;
-            self.timed_end = end;
-            self.timed_at = now;
-        }
-        if self.recovery == Recovery::Fast && chunk.retransmission {
-            self.retransmit_first = false;
-            self.high_retransmitted = self.high_retransmitted.max(end);
         }
         self.max = self.max.max(end);
-        if !chunk.probe {
-            self.nxt = match self.recovery {
-                Recovery::Fast => self.max,
-                Recovery::Open | Recovery::Loss => end,
-            };
-        }
         self.fin_sent |= chunk.fin;
-        fresh_start
+        if chunk.probe {
+            return restart;
+        }
+        if let Some(repair) = &mut self.repair {
+            repair.on_sent(now, chunk.start, end, self.nxt);
+        } else {
+            if chunk.retransmission {
+                // Karn: no sample from what was sent twice (RFC 6298 §3).
+                self.sampled_to = self.max;
+                self.ambiguous = true;
+            }
+            if self.nxt.before(end) {
+                self.sent.push(now, end);
+            }
+        }
+        self.retransmit_first = false;
+        self.nxt = self.nxt.max(end);
+        restart
     }
 
     /// Whether anything was sent that is neither acknowledged nor about to be sent again.
@@ -630,6 +419,6 @@ impl Sender {
     }
 }
 
-fn queue_bytes(queue: &SendQueue) -> u32 {
+pub(super) fn queue_bytes(queue: &SendQueue) -> u32 {
     queue.bytes.min(QUEUE_BYTES_MAX)
 }

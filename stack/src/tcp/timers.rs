@@ -1,10 +1,11 @@
-//! Deadlines of one connection: four points in time, each on or off.
+//! Deadlines of one connection: five points in time, each on or off.
 //!
 //! One deadline can mean different things in different states, never two at once:
 //!
 //! | field | means |
 //! |---|---|
 //! | `retransmit` | SYN, data or FIN is unacknowledged: RTO (RFC 6298 §5). Nothing is in flight but something waits for the window: the persist timer (RFC 9293 §3.8.6.1) |
+//! | `loss` | something is missing: how long it may still be on its way (RFC 8985 §6.3). All is in flight: the tail loss probe (RFC 8985 §7.2) |
 //! | `ack` | an ACK waits for company (RFC 9293 §3.8.6.3) |
 //! | `keepalive` | the guest's silence is to be looked at (RFC 1122 §4.2.3.6) |
 //! | `wait` | the end of TIME-WAIT, or of patience in FIN-WAIT-2 |
@@ -36,6 +37,7 @@ impl Deadline {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timers {
     pub(super) retransmit: Deadline,
+    pub(super) loss: Deadline,
     pub(super) ack: Deadline,
     pub(super) keepalive: Deadline,
     pub(super) wait: Deadline,
@@ -44,6 +46,7 @@ pub(super) struct Timers {
 impl Timers {
     pub(super) const OFF: Self = Self {
         retransmit: Deadline::OFF,
+        loss: Deadline::OFF,
         ack: Deadline::OFF,
         keepalive: Deadline::OFF,
         wait: Deadline::OFF,
@@ -53,11 +56,17 @@ impl Timers {
     pub(super) fn next(&self) -> Option<Instant> {
         let Self {
             retransmit,
+            loss,
             ack,
             keepalive,
             wait,
         } = *self;
-        let earliest = retransmit.0.min(ack.0).min(keepalive.0).min(wait.0);
+        let earliest = retransmit
+            .0
+            .min(loss.0)
+            .min(ack.0)
+            .min(keepalive.0)
+            .min(wait.0);
         Deadline(earliest).is_on().then_some(earliest)
     }
 }
