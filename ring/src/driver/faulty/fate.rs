@@ -35,7 +35,7 @@ impl Fates {
     }
 
     /// What happens to the next frame.
-    pub fn next(&mut self) -> Fate {
+    pub fn draw(&mut self) -> Fate {
         let faults = self.faults;
         let [
             loss,
@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn draw(mut fates: Fates, count: usize) -> Vec<Fate> {
-        (0..count).map(|_| fates.next()).collect()
+        (0..count).map(|_| fates.draw()).collect()
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl<D: Driver> Faulty<D> {
         self.down.counts()
     }
 
-    fn from_guest(&mut self, link: LinkId, frame: &Slice, completions: &mut Vec<Completion>) {
+    fn on_frame(&mut self, link: LinkId, frame: &Slice, completions: &mut Vec<Completion>) {
         let offload_header = self.driver.link_features(link).offload_header;
         let now = self.driver.now();
         let passes = self.up.enter(now, link, offload_header, || frame.to_vec());
@@ -109,7 +109,7 @@ impl<D: Driver> Driver for Faulty<D> {
         self.driver.wait(deadline, &mut arrived)?;
         for completion in arrived.drain(..) {
             match completion {
-                Completion::Frame { link, frame } => self.from_guest(link, &frame, completions),
+                Completion::Frame { link, frame } => self.on_frame(link, &frame, completions),
                 other => completions.push(other),
             }
         }

@@ -39,7 +39,7 @@ impl Way {
         offload_header: bool,
         copy: impl FnOnce() -> Vec<u8>,
     ) -> u32 {
-        let fate = self.fates.next();
+        let fate = self.fates.draw();
         self.counts.frames += 1;
         match fate.copies {
             0 => {

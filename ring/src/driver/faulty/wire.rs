@@ -108,7 +108,7 @@ mod tests {
     fn damages(text: &str) -> impl Iterator<Item = Damage> {
         let plan: FaultPlan = text.parse().unwrap();
         let mut fates = Fates::up(&plan);
-        std::iter::from_fn(move || Some(fates.next())).filter_map(|fate| fate.damage)
+        std::iter::from_fn(move || Some(fates.draw())).filter_map(|fate| fate.damage)
     }
 
     #[test]
