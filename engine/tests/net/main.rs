@@ -20,6 +20,7 @@ mod attach;
 mod cli;
 mod configuration;
 mod cores;
+mod crowd;
 mod dhcp;
 mod dns;
 mod endings;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         flood::tests(),
         path_mtu::tests(),
         faulty::tests(),
+        crowd::tests(),
     ];
     let trials = tests
         .into_iter()
