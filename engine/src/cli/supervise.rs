@@ -193,13 +193,14 @@ pub(super) struct Foreground(Option<(File, rustix::process::Pid)>);
 impl Foreground {
     /// Remembers the terminal if we are in its foreground.
     pub(super) fn remember() -> Self {
-        let own = rustix::process::getpgrp();
+        // 0, which is no group of ours, where its leader is outside of our pid namespace.
+        let own = rustix::process::Pid::from_raw(nix::unistd::getpgrp().as_raw());
         let terminal = File::options().read(true).write(true).open("/dev/tty").ok();
         let group = |terminal: &File| rustix::termios::tcgetpgrp(terminal).ok();
         Self(
             terminal
-                .filter(|terminal| group(terminal) == Some(own))
-                .map(|file| (file, own)),
+                .zip(own)
+                .filter(|(terminal, own)| group(terminal) == Some(*own)),
         )
     }
 }

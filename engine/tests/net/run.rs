@@ -39,6 +39,8 @@ pub(crate) fn tests() -> Vec<Test> {
     ];
     let as_root = tests![own_user, own_user_as_root].into_iter();
     tests.extend(as_root.map(|test| test.needs(Need::RealRoot)));
+    let nested = tests![in_a_pid_namespace].into_iter();
+    tests.extend(nested.map(|test| test.needs(Need::Program("unshare"))));
     tests
 }
 
@@ -48,6 +50,16 @@ fn exit_status_is_the_commands(world: &World) {
         assert_eq!(ended.code, code, "{}", ended.stderr);
         assert_eq!(ended.stderr, "", "nothing is said when all is well");
     }
+}
+
+/// As in a container whose process group has its leader outside.
+fn in_a_pid_namespace(world: &World) {
+    let mut command = world.command("unshare");
+    command.args(["--pid", "--fork", "--mount-proc"]);
+    command.arg(env!("CARGO_BIN_EXE_towpath")).arg("run");
+    command.args(SUBNETS).args(["--", "sh", "-c", "exit 7"]);
+    let ended = end(world.spawn(command));
+    assert_eq!(ended.code, 7, "{}", ended.stderr);
 }
 
 fn command_not_found(world: &World) {
