@@ -9,6 +9,7 @@
 //! Both come as ordinary completions. Tokens mean nothing to the driver.
 
 pub mod faulty;
+pub mod sim;
 pub mod uring;
 
 mod completion;

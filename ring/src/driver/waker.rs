@@ -48,6 +48,11 @@ impl Waker {
         !self.shared.pending.swap(true, Ordering::AcqRel)
     }
 
+    /// Whether a wake is under way that the driver has not seen.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.shared.pending.load(Ordering::Acquire)
+    }
+
     /// Signals through the event descriptor, without looking at the mark.
     pub(crate) fn signal(&self) {
         // The counter would have to reach 2^64 - 2 for this to fail.
