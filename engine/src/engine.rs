@@ -1,7 +1,6 @@
 //! The engine: cores and services over the queues of one link, started and stopped as a whole.
 
 use std::fmt;
-use std::hash::RandomState;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +19,7 @@ use crate::config::{EngineConfig, Network};
 use crate::control::{Control, ServiceCounters};
 use crate::core::{Core, CoreSeed, Peers, Report};
 use crate::counters::{CoreCounters, Totals};
+use crate::host::sequence::SequenceSecret;
 use crate::placement::{self, Threads};
 use crate::policy::admission::Admission;
 
@@ -132,7 +132,7 @@ impl Engine {
         });
         tell_of_fallbacks(&queues, cores);
         let queues = deal(queues, cores).map_err(StartError::Ring)?;
-        let secret = RandomState::new();
+        let secret = SequenceSecret::random();
         let neighbors = neighbors(&config.network);
         let seeds: Vec<_> = queues
             .into_iter()
@@ -152,7 +152,7 @@ impl Engine {
                     lanes,
                     peers: Arc::clone(&peers),
                     counters: Arc::clone(&counters[id]),
-                    initial_sequences: secret.clone(),
+                    initial_sequences: secret,
                 };
                 Mutex::new(Some((queue, service, seed)))
             })

@@ -1,4 +1,5 @@
-//! What the benchmarks measure: a core over any driver, its flow table and its timers.
+//! What benchmarks measure and the simulated world runs: cores over any driver; and, for benchmarks, the flow
+//! table and timers of one.
 //!
 //! No part of the engine's interface, and hidden from its documentation. The parts stay
 //! `pub(crate)`, each wrapped in what a benchmark does with it: so nothing outside can come to lean on
@@ -9,24 +10,57 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use towpath_ring::driver::{Driver, LinkId, Remote, SocketId, UnixAddress};
-use towpath_ring::lane::Lanes;
+use towpath_ring::driver::{Completion, Driver, LinkId, Remote, SocketId, UnixAddress};
+use towpath_ring::lane::{LaneEnd, Lanes};
 use towpath_stack::Instant;
 use towpath_stack::flow::FlowKey;
 
 use crate::config::{HostLoopback, Limits, Network};
-use crate::core::{Core, CoreSeed, Peers, Report, table, timers, token};
+use crate::core::{Core, CoreSeed, LaneMessage, Peers, Report, table, timers, token};
 use crate::counters::{CoreCounters, Totals};
 use crate::engine::neighbors;
+use crate::host::sequence::SequenceSecret;
 use crate::policy::admission::Admission;
 use crate::ports::PortSet;
 
-/// A core without others, on the caller's thread. There is no DNS and no DHCP behind it.
-pub struct LoneCore<D: Driver>(Core<D>);
+/// A core without an engine around it, on the caller's thread. There is no DNS and no DHCP behind it.
+pub struct BareCore<D: Driver> {
+    core: Core<D>,
+    batch: Vec<Completion>,
+}
 
-/// Tells a [`LoneCore`] to end.
+/// Tells [`BareCore`]s to end.
 #[derive(Clone)]
 pub struct Stop(Arc<Peers>);
+
+/// What cores of one [`mesh`](BareCore::mesh) have in common.
+pub struct Setup<'a> {
+    /// The guest's segment.
+    pub network: &'a Network,
+    /// Bounds, for all cores together.
+    pub limits: Limits,
+    /// Frames that may wait in the lane from one core to another.
+    pub lane_frames: usize,
+    /// The secret of initial sequence numbers.
+    pub sequence_key: u64,
+}
+
+/// What a core holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// TCP connections, ended ones that wait for their socket included.
+    pub tcp: usize,
+    /// Those of them that one side has not accepted yet.
+    pub tcp_half_open: usize,
+    /// UDP mappings.
+    pub udp: usize,
+    /// ICMP echo ids.
+    pub echo: usize,
+    /// Bytes copied out of pooled buffers.
+    pub held_bytes: usize,
+    /// Deadlines, outdated ones included.
+    pub timers: usize,
+}
 
 /// The link's end is for the driver to know.
 struct NoReport;
@@ -37,55 +71,149 @@ impl Report for NoReport {
 
 impl Default for Stop {
     fn default() -> Self {
-        Self(Arc::new(Peers {
-            wakers: vec![OnceLock::new()],
-            stop: AtomicBool::new(false),
-        }))
+        Self::of(1)
     }
 }
 
 impl Stop {
-    /// The core ends when its present batch is through and its host sockets have what they are owed.
+    fn of(cores: usize) -> Self {
+        Self(Arc::new(Peers {
+            wakers: (0..cores).map(|_| OnceLock::new()).collect(),
+            stop: AtomicBool::new(false),
+        }))
+    }
+
+    /// The cores end when their present batch is through and their host sockets have what they are
+    /// owed.
     pub fn stop(&self) {
         self.0.stop.store(true, Ordering::Relaxed);
     }
 }
 
-impl<D: Driver> LoneCore<D> {
+impl<D: Driver> BareCore<D> {
     /// A core that reads link 0 of `driver`, to whose guest all of the host's loopback is open;
     /// `service` is the socket for DNS and DHCP messages.
     pub fn new(driver: D, service: SocketId, network: &Network, stop: &Stop) -> Self {
         let lanes = Lanes::mesh(1, 1).into_iter().next();
+        let lanes = lanes.expect("a mesh of one has one end");
+        let limits = Limits::default();
+        let secret = SequenceSecret::random();
+        Self::with(
+            driver,
+            service,
+            (0, true),
+            network,
+            limits,
+            secret,
+            lanes,
+            stop,
+        )
+    }
+
+    /// Cores that share the flows of one guest. Each has its driver, the socket for services, and
+    /// whether it reads the link.
+    pub fn mesh(drivers: Vec<(D, SocketId, bool)>, setup: &Setup<'_>) -> (Vec<Self>, Stop) {
+        let stop = Stop::of(drivers.len());
+        let lanes = Lanes::mesh(drivers.len(), setup.lane_frames);
+        let secret = SequenceSecret::known(setup.sequence_key);
+        let cores = drivers.into_iter().zip(lanes).enumerate();
+        let cores = cores.map(|(id, ((driver, service, reads), lanes))| {
+            let (network, limits) = (setup.network, setup.limits);
+            // The cell is new, so nothing is in it.
+            let _ = stop.0.wakers[id].set(driver.waker());
+            Self::with(
+                driver,
+                service,
+                (id, reads),
+                network,
+                limits,
+                secret,
+                lanes,
+                &stop,
+            )
+        });
+        (cores.collect(), stop)
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what differs between the two ways to make one"
+    )]
+    fn with(
+        driver: D,
+        service: SocketId,
+        (id, reads_link): (usize, bool),
+        network: &Network,
+        limits: Limits,
+        initial_sequences: SequenceSecret,
+        lanes: LaneEnd<LaneMessage>,
+        stop: &Stop,
+    ) -> Self {
         let seed = CoreSeed {
-            id: 0,
+            id,
             link: LinkId(0),
-            reads_link: true,
+            reads_link,
             admission: Admission::new(network.clone(), HostLoopback::Open(PortSet::all())),
             neighbors: neighbors(network),
-            limits: Limits::default(),
+            limits,
             mtu: network.mtu,
             dns_stream: Remote::Unix(UnixAddress::Abstract(Vec::new())),
-            lanes: lanes.expect("a mesh of one has one end"),
+            lanes,
             peers: Arc::clone(&stop.0),
             counters: Arc::new(CoreCounters::new()),
-            initial_sequences: std::hash::RandomState::new(),
+            initial_sequences,
         };
-        Self(Core::new(driver, service, seed))
+        Self {
+            core: Core::new(driver, service, seed),
+            batch: Vec::with_capacity(1024),
+        }
     }
 
     /// Runs until stopped, or until the driver fails.
     pub fn run(&mut self) -> io::Result<()> {
-        self.0.run(&NoReport)
+        self.core.run(&NoReport)
+    }
+
+    /// Begins to read. For those who call [`turn`](Self::turn) instead of [`run`](Self::run).
+    pub fn start(&mut self) {
+        self.core.start();
+    }
+
+    /// When it wants its next turn though nothing completes, in ns.
+    pub fn deadline(&self) -> Option<u64> {
+        self.core.next_deadline()
+    }
+
+    /// Waits for one batch and carries it out. Returns whether it wants another: not when stopped.
+    pub fn turn(&mut self) -> io::Result<bool> {
+        self.core.turn(&mut self.batch, &NoReport)
     }
 
     /// What it counted.
     pub fn totals(&self) -> Totals {
-        Totals::of([self.0.counters.as_ref()])
+        Totals::of([self.core.counters.as_ref()])
+    }
+
+    /// What it holds.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            tcp: self.core.tcp.len(),
+            tcp_half_open: self.core.half_open.len(),
+            udp: self.core.udp.len(),
+            echo: self.core.echo.len(),
+            held_bytes: self.core.held_bytes,
+            timers: self.core.timers.len(),
+        }
     }
 
     /// Its driver.
     pub fn driver(&self) -> &D {
-        &self.0.driver
+        &self.core.driver
+    }
+
+    /// Its driver, for a world that puts things into it.
+    pub fn driver_mut(&mut self) -> &mut D {
+        &mut self.core.driver
     }
 }
 

@@ -38,7 +38,7 @@ use std::io;
 use std::time::Duration;
 
 use towpath::config::Network;
-use towpath::internals::{LoneCore, Stop};
+use towpath::internals::{BareCore, Stop};
 
 pub use driver::ReplayDriver;
 pub use recording::{Recording, RecordingError};
@@ -47,7 +47,7 @@ pub use report::Report;
 /// A recording and a core that is ready to play it, once.
 pub struct Replay<'a> {
     recording: &'a Recording,
-    core: LoneCore<ReplayDriver<'a>>,
+    core: BareCore<ReplayDriver<'a>>,
 }
 
 impl<'a> Replay<'a> {
@@ -63,7 +63,7 @@ impl<'a> Replay<'a> {
         let service = driver.adopt_service();
         Ok(Self {
             recording,
-            core: LoneCore::new(driver, service, &network, &stop),
+            core: BareCore::new(driver, service, &network, &stop),
         })
     }
 

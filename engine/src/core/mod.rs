@@ -39,6 +39,7 @@ use crate::counters::{CoreCounters, Counter};
 use crate::host::echo::EchoMapping;
 use crate::host::half_open::HalfOpen;
 use crate::host::pool::SocketPool;
+use crate::host::sequence::SequenceSecret;
 use crate::host::tcp::{TcpConfigs, TcpFlow};
 use crate::host::udp::{UdpMapping, UdpRuns};
 use crate::policy::admission::Admission;
@@ -63,7 +64,7 @@ pub(crate) struct CoreSeed {
     pub(crate) lanes: LaneEnd<LaneMessage>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) counters: Arc<CoreCounters>,
-    pub(crate) initial_sequences: std::hash::RandomState,
+    pub(crate) initial_sequences: SequenceSecret,
 }
 
 /// How the cores of one engine reach each other and are told to stop.
@@ -110,7 +111,7 @@ pub(crate) struct Core<D: Driver> {
     pub(crate) sockets: SocketPool,
     pub(crate) service: SocketId,
     pub(crate) dns_stream: towpath_ring::driver::Remote,
-    pub(crate) initial_sequences: std::hash::RandomState,
+    pub(crate) initial_sequences: SequenceSecret,
     neighbors: Neighbors,
     reassembler: Reassembler,
     shards: IndirectionTable,
@@ -188,36 +189,47 @@ impl<D: Driver> Core<D> {
     /// Runs until told to stop, or until the driver fails. Bytes that were acknowledged to the guest
     /// are handed to their host sockets before it ends, unless those stop taking them.
     pub(crate) fn run(&mut self, report: &impl Report) -> std::io::Result<()> {
+        self.start();
+        let mut completions = Vec::with_capacity(1024);
+        while self.turn(&mut completions, report)? {}
+        // What the last flush queued is submitted, not waited for.
+        self.driver.wait(Some(0), &mut completions)
+    }
+
+    /// Begins to read.
+    pub(crate) fn start(&mut self) {
         if self.reads_link {
             self.driver.read_link(self.link);
         }
         self.driver
             .receive_from(self.service, FlowId::SERVICE.token());
         self.sockets.refill(&mut self.driver, usize::MAX);
-        let mut completions = Vec::with_capacity(1024);
-        loop {
-            let deadline = self.next_deadline();
-            self.driver.wait(deadline, &mut completions)?;
-            self.now = Instant::from_nanos(self.driver.now());
-            let few = completions.len() < 16;
-            for completion in completions.drain(..) {
-                self.on_completion(completion, report);
-            }
-            self.drain_lanes();
-            self.flush_udp_runs();
-            self.run_timers();
-            self.relieve_pools();
-            self.flush_dirty();
-            self.wake_peers();
-            self.counters.bump(Counter::Batches);
-            if few {
-                self.sockets.refill(&mut self.driver, 4);
-            }
-            if self.peers.stop.load(Ordering::Relaxed) && self.is_drained() {
-                // What the last flush queued is submitted, not waited for.
-                return self.driver.wait(Some(0), &mut completions);
-            }
+    }
+
+    /// Waits for a batch and carries it out. Returns whether another shall follow.
+    pub(crate) fn turn(
+        &mut self,
+        completions: &mut Vec<Completion>,
+        report: &impl Report,
+    ) -> std::io::Result<bool> {
+        let deadline = self.next_deadline();
+        self.driver.wait(deadline, completions)?;
+        self.now = Instant::from_nanos(self.driver.now());
+        let few = completions.len() < 16;
+        for completion in completions.drain(..) {
+            self.on_completion(completion, report);
         }
+        self.drain_lanes();
+        self.flush_udp_runs();
+        self.run_timers();
+        self.relieve_pools();
+        self.flush_dirty();
+        self.wake_peers();
+        self.counters.bump(Counter::Batches);
+        if few {
+            self.sockets.refill(&mut self.driver, 4);
+        }
+        Ok(!self.peers.stop.load(Ordering::Relaxed) || !self.is_drained())
     }
 
     /// Whether the core only carries out what it owes.
@@ -252,7 +264,8 @@ impl<D: Driver> Core<D> {
         true
     }
 
-    fn next_deadline(&self) -> Option<u64> {
+    /// When the core wants to go on though nothing completes, in ns.
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
         let timers = self.timers.next();
         let fragments = self.reassembler.poll_at();
         let next = [timers, fragments].into_iter().flatten().min();

@@ -33,6 +33,11 @@ impl Timers {
         }
     }
 
+    /// How many entries there are, overtaken ones included.
+    pub(crate) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// When the next entry fires.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, _))| *at)

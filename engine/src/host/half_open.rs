@@ -51,6 +51,11 @@ impl HalfOpen {
         .map(|&(_, index)| index)
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.by_age.len()
+    }
+
     /// A flow from this address begins, at this place of the table.
     pub(crate) fn add(&mut self, guest: Address, index: u32) -> Ticket {
         self.last += 1;

@@ -17,6 +17,7 @@ use crate::core::timers::Armed;
 use crate::core::token::FlowId;
 use crate::counters::Counter;
 use crate::host::queue::SliceQueue;
+use crate::host::sequence::SequenceSecret;
 use crate::policy::admission::{Refusal, Verdict};
 
 /// The TTL that nearly every guest uses, and the host too.
@@ -204,7 +205,7 @@ fn first_window(mss: u16, scarce: bool) -> u32 {
 /// plus a clock that advances once every 4 µs. Data goes faster than that clock, so a connection that
 /// takes the place of one in TIME-WAIT begins beyond what that one has `used` (RFC 9293 §3.6.1).
 fn initial_sequence(
-    secret: &std::hash::RandomState,
+    secret: &SequenceSecret,
     key: &FlowKey,
     now: Instant,
     used: Option<SequenceNumber>,
@@ -244,7 +245,7 @@ mod tests {
 
     #[test]
     fn initial_sequence_numbers_differ_by_connection_and_move_with_time() {
-        let secret = std::hash::RandomState::new();
+        let secret = SequenceSecret::random();
         let key = |guest_port| FlowKey {
             guest: 0,
             protocol: towpath_stack::flow::Protocol::Tcp,
@@ -265,7 +266,7 @@ mod tests {
         assert_ne!(at(1, 0), at(2, 0));
         assert_ne!(
             at(1, 0),
-            initial_sequence(&std::hash::RandomState::new(), &key(1), Instant::ZERO, None)
+            initial_sequence(&SequenceSecret::random(), &key(1), Instant::ZERO, None)
         );
         // In the place of a connection that sent much in a short time, and of one that sent little.
         let first = SequenceNumber(at(1, 0));

@@ -44,8 +44,8 @@ pub use stream::{Got, SimStream};
 
 use super::{
     BufferLevels, Completion, Driver, DriverCounters, Errno, FRAME_HEADER_MAX, FRAME_SLICES_MAX,
-    LinkFeatures, LinkId, ReceiveEnd, Remote, SEND_SLICES_MAX, SendMode, SocketError, SocketId,
-    SocketKind, Token, Waker, WriteStats,
+    Keepalive, LinkFeatures, LinkId, ReceiveEnd, Remote, SEND_SLICES_MAX, SendMode, SocketError,
+    SocketId, SocketKind, Token, Waker, WriteStats,
 };
 use crate::buffer::{FilledPool, Slice};
 use socket::{Arrival, Connect, Receive, Send, Socket, reaches};
@@ -947,6 +947,10 @@ impl Driver for SimDriver {
     }
 
     fn set_report_errors(&mut self, id: SocketId) -> io::Result<()> {
+        self.set_hop_limit(id, 0)
+    }
+
+    fn set_keepalive(&mut self, id: SocketId, _: &Keepalive) -> io::Result<()> {
         self.set_hop_limit(id, 0)
     }
 

@@ -1,0 +1,155 @@
+//! What a seed stands for: a link, a host and connections with programs at both ends.
+
+use std::time::Duration;
+
+use towpath_ring::driver::sim::{Answer, HostFaults, LinkFaults, Random};
+use towpath_stack::Address;
+
+use crate::app::Program;
+use crate::guest::GuestTcp;
+
+const US: u64 = 1_000;
+const MS: u64 = 1_000_000;
+const S: u64 = 1_000_000_000;
+
+/// One connection that the guest opens.
+#[derive(Clone, Debug)]
+pub(crate) struct FlowPlan {
+    pub(crate) starts_at: u64,
+    pub(crate) remote: Address,
+    pub(crate) port: u16,
+    /// Tells its streams from all others.
+    pub(crate) key: u64,
+    pub(crate) guest: GuestTcp,
+    pub(crate) guest_program: Program,
+    pub(crate) answer: Answer,
+    pub(crate) host_program: Program,
+}
+
+/// A world.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) begins_at: u64,
+    pub(crate) mtu: u16,
+    /// Whether frames carry an offload header, may be super-frames, and may leave checksums out.
+    pub(crate) offloads: bool,
+    pub(crate) up: LinkFaults,
+    pub(crate) down: LinkFaults,
+    pub(crate) host: HostFaults,
+    pub(crate) tap_buffers: u16,
+    pub(crate) stream_buffers: u16,
+    pub(crate) stream_buffer_bytes: u32,
+    /// How long a core is busy at most after a turn, so that more waits for its next.
+    pub(crate) busy_ns: u64,
+    pub(crate) cores: usize,
+    pub(crate) lane_frames: usize,
+    pub(crate) flows: Vec<FlowPlan>,
+}
+
+impl Plan {
+    pub(crate) fn new(seed: u64) -> Plan {
+        let mut random = Random::named(seed, "link", 0);
+        let random = &mut random;
+        let mtu = random.pick(&[1280, 1500, 1500, 9000, 65_520]);
+        let offloads = random.chance(6_000);
+        let delay_ns = random.pick(&[20 * US, 20 * US, 500 * US, 10 * MS]);
+        let link = LinkFaults {
+            delay_ns,
+            jitter_ns: random.pick(&[0, delay_ns / 4]),
+            ..LinkFaults::default()
+        };
+        let begins_at = random.below(1 << 50);
+        let count = random.pick(&[1, 1, 2, 3, 5, 8]);
+        let flows = (0..count)
+            .map(|index| {
+                let mut random = Random::named(seed, "flow", u64::from(index));
+                flow(&mut random, index, begins_at, mtu, offloads)
+            })
+            .collect();
+        Plan {
+            begins_at,
+            mtu,
+            offloads,
+            up: link.clone(),
+            down: link,
+            host: HostFaults::default(),
+            tap_buffers: 64,
+            stream_buffers: 64,
+            stream_buffer_bytes: random.pick(&[2 << 10, 16 << 10]),
+            busy_ns: random.pick(&[0, 20 * US, 300 * US]),
+            cores: 1,
+            lane_frames: 256,
+            flows,
+        }
+    }
+}
+
+fn flow(random: &mut Random, index: u16, begins_at: u64, mtu: u16, offloads: bool) -> FlowPlan {
+    let v4 = random.chance(6_000);
+    let remote = if v4 {
+        Address::v4([192, 0, 2, 1 + index as u8])
+    } else {
+        let last = 1 + index as u8;
+        Address::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last])
+    };
+    let answer = Answer::Accept {
+        after_ns: random.pick(&[0, 100 * US, 30 * MS]),
+        up_buffer: random.pick(&[1 << 10, 20_000, 200_000]),
+        down_buffer: random.pick(&[1 << 10, 20_000, 200_000]),
+    };
+    let guest_program = program(random);
+    let mut host_program = program(random);
+    // One of the two has to end first.
+    host_program.ends_last &= !guest_program.ends_last;
+    FlowPlan {
+        starts_at: begins_at + random.pick(&[0, random.clone().below(S)]),
+        remote,
+        port: 1 + index,
+        key: random.next(),
+        guest: guest_tcp(random, mtu, v4, offloads),
+        guest_program,
+        answer,
+        host_program,
+    }
+}
+
+fn guest_tcp(random: &mut Random, mtu: u16, v4: bool, offloads: bool) -> GuestTcp {
+    let full = mtu - if v4 { 40 } else { 60 };
+    let mss = random.pick(&[full, full, full.min(536), full.min(1220)]);
+    let supers = offloads && random.chance(7_000);
+    GuestTcp {
+        mss,
+        receive_buffer: random.pick(&[2_000, 10_000, 65_535, 262_144, 1 << 20]),
+        send_buffer: random.pick(&[2_000, 20_000, 300_000]),
+        sack: random.chance(7_000),
+        timestamps: random.chance(7_000),
+        window_scale: random.chance(7_000),
+        segment_max: if supers { 65_000 } else { u32::from(mss) },
+        keepalive: Duration::from_secs(60),
+    }
+}
+
+fn program(random: &mut Random) -> Program {
+    let writes = random.pick(&[0, 1, 100, 3_000, 50_000, 400_000]);
+    // Slow programs move few bytes at a time, but then not for ever.
+    let slow = random.chance(2_500);
+    let chunk = |random: &mut Random| random.pick(&[1_000, 5_000, 16_384]);
+    let pause = |random: &mut Random| match slow {
+        true => random.pick(&[0, 10 * US, MS, 20 * MS]),
+        false => random.pick(&[0, 0, 10 * US]),
+    };
+    Program {
+        writes,
+        write_chunk: chunk(random),
+        write_pause_ns: pause(random),
+        read_chunk: chunk(random),
+        read_pause_ns: pause(random),
+        stop: random
+            .chance(2_000)
+            .then(|| (random.below(writes + 1), random.pick(&[10 * MS, S, 90 * S]))),
+        answers: false,
+        ends_last: random.chance(2_000),
+        starts_after_ns: random.pick(&[0, 0, 0, 50 * MS, 5 * S]),
+        resets_after_ns: None,
+    }
+}

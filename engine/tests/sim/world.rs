@@ -1,0 +1,300 @@
+//! The world: cores over simulated kernels, a guest and the host's peers, on one clock.
+//!
+//! What happens next is always what is due first; of what is due at one time, the link's arrivals
+//! at the guest come before the guest, then the peers, then the link's arrivals at the cores, then
+//! the cores in an order of the seed. Everything is done on one thread and nothing looks at a clock,
+//! so a seed is a history.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use towpath::config::{Limits, Network};
+use towpath::internals::{BareCore, Setup, Usage};
+use towpath_ring::driver::sim::{
+    Answer, Got, Random, SimConfig, SimDriver, SimHost, SimLink, SimStream,
+};
+use towpath_ring::driver::{Errno, LinkFeatures, Remote};
+
+use crate::app::{App, Socket};
+use crate::guest::Guest;
+use crate::guest::frame::Writer;
+use crate::plan::Plan;
+use crate::show;
+use crate::trace::Trace;
+
+/// Steps that no world needs: one that takes more goes round in circles.
+const STEPS_MAX: u64 = 20_000_000;
+
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) now: u64,
+    random: Random,
+    cores: Vec<BareCore<SimDriver>>,
+    /// Until when each core is busy with its last turn.
+    busy_until: Vec<u64>,
+    host: SimHost,
+    pub(crate) peers: Vec<Option<Peer>>,
+    pub(crate) guest: Guest,
+    up: SimLink,
+    down: SimLink,
+    pub(crate) trace: Trace,
+}
+
+/// The peer of a connection: a program on the far host.
+pub(crate) struct Peer {
+    pub(crate) app: App,
+    pub(crate) stream: SimStream,
+}
+
+impl Socket for SimStream {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        SimStream::write(self, bytes)
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> Result<Got, Errno> {
+        SimStream::read(self, into)
+    }
+
+    fn shutdown_write(&mut self) {
+        SimStream::shutdown_write(self);
+    }
+
+    fn reset(&mut self) {
+        SimStream::reset(self, usize::MAX);
+    }
+
+    fn close(&mut self) {
+        SimStream::close(self);
+    }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, plan: Plan, prints: bool) -> World {
+        let mut random = Random::new(seed ^ 0x5eed_5eed_5eed_5eed);
+        let network = Network {
+            subnet4: (Ipv4Addr::new(10, 0, 2, 0), 24),
+            subnet6: Ipv6Addr::new(0xfd00, 1, 2, 3, 0, 0, 0, 0),
+            mtu: plan.mtu,
+            gateway_mac: Network::GATEWAY_MAC,
+            domain: None,
+            search: Vec::new(),
+            lease: Duration::from_secs(3600),
+        };
+        let features = LinkFeatures {
+            offload_header: plan.offloads,
+            tso4: plan.offloads,
+            tso6: plan.offloads,
+            uso: plan.offloads,
+            checksum: plan.offloads,
+            frame_max: 65_535 + 18,
+        };
+        let writer = Writer {
+            features,
+            guest_mac: Network::GUEST_MAC,
+            gateway_mac: network.gateway_mac,
+        };
+        let answers: Vec<Answer> = plan.flows.iter().map(|flow| flow.answer).collect();
+        let host = SimHost::new(move |to| match to {
+            Remote::Inet(to) => answers
+                .get(usize::from(to.port()) - 1)
+                .copied()
+                .unwrap_or(Answer::Never),
+            Remote::Unix(_) => Answer::Never,
+        });
+        let cores = cores(&plan, &network, features, &host, &mut random);
+        let addresses = [network.guest4().into(), network.guest6().into()];
+        let mut guest = Guest::new(writer, addresses);
+        for flow in &plan.flows {
+            guest.add(flow, random.branch());
+        }
+        World {
+            now: plan.begins_at,
+            busy_until: vec![0; cores.len()],
+            cores,
+            host,
+            peers: plan.flows.iter().map(|_| None).collect(),
+            guest,
+            up: SimLink::new(plan.up.clone(), random.branch(), writer.spared() + 14),
+            down: SimLink::new(plan.down.clone(), random.branch(), writer.spared() + 14),
+            trace: Trace::new(prints),
+            random,
+            plan,
+        }
+    }
+
+    /// Runs until all connections are through on all sides, at most until `ends_at`, and then until
+    /// nothing will ever happen again.
+    pub(crate) fn run(&mut self, ends_at: u64) -> Result<(), String> {
+        self.cores.iter_mut().for_each(BareCore::start);
+        let mut over = false;
+        for _ in 0..STEPS_MAX {
+            let Some(next) = self.next_at() else {
+                return Ok(());
+            };
+            if next > ends_at && !over {
+                return Ok(());
+            }
+            self.now = self.now.max(next);
+            self.step()?;
+            over = over || self.is_over();
+        }
+        Err(format!("{STEPS_MAX} steps and no end"))
+    }
+
+    /// Whether all connections are through.
+    fn is_over(&self) -> bool {
+        self.usage().tcp == 0 && self.guest.flows.iter().all(|flow| flow.is_gone())
+    }
+
+    /// What all cores hold.
+    pub(crate) fn usage(&self) -> Usage {
+        let mut sum = Usage::default();
+        for core in &self.cores {
+            let one = core.usage();
+            sum.tcp += one.tcp;
+            sum.tcp_half_open += one.tcp_half_open;
+            sum.udp += one.udp;
+            sum.echo += one.echo;
+            sum.held_bytes += one.held_bytes;
+            sum.timers += one.timers;
+        }
+        sum
+    }
+
+    pub(crate) fn cores(&mut self) -> &mut [BareCore<SimDriver>] {
+        &mut self.cores
+    }
+
+    fn next_at(&mut self) -> Option<u64> {
+        let now = self.now;
+        let peers = self.peers.iter().flatten();
+        let peers = peers.filter_map(|peer| peer.app.next_at(now)).min();
+        let cores = (0..self.cores.len()).filter_map(|core| self.core_at(core));
+        let cores = cores.min();
+        let links = [self.up.next_at(), self.down.next_at()];
+        let others = [self.guest.next_at(now), peers, cores];
+        links.into_iter().chain(others).flatten().min()
+    }
+
+    /// When a core wants its next turn.
+    fn core_at(&mut self, index: usize) -> Option<u64> {
+        let core = &mut self.cores[index];
+        let deadline = core.deadline();
+        let event = core.driver_mut().next_at();
+        let first = [deadline, event].into_iter().flatten().min()?;
+        Some(first.max(self.busy_until[index]))
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        let now = self.now;
+        while let Some(frame) = self.down.take(now) {
+            let header = self.plan.offloads;
+            self.trace
+                .note(now, &frame, || show::frame("  guest <-", &frame, header));
+            self.guest.on_frame(now, &frame);
+        }
+        self.guest.act(now)?;
+        while let Some(frame) = self.guest.take_frame() {
+            let header = self.plan.offloads;
+            self.trace
+                .note(now, &frame, || show::frame("  guest ->", &frame, header));
+            self.up.send(now, frame);
+        }
+        self.step_peers()?;
+        while let Some(frame) = self.up.take(now) {
+            let reader = self.random.below(self.cores.len() as u64) as usize;
+            let driver = self.cores[reader].driver_mut();
+            driver.set_now(now);
+            driver.deliver_frame(frame);
+        }
+        self.step_cores()
+    }
+
+    fn step_peers(&mut self) -> Result<(), String> {
+        let now = self.now;
+        while let Some((to, stream)) = self.host.accept() {
+            let Remote::Inet(to) = to else { continue };
+            let index = usize::from(to.port()) - 1;
+            let plan = &self.plan.flows[index];
+            let keys = (!plan.key, plan.key);
+            let app = App::new(plan.host_program.clone(), keys, self.random.branch(), now);
+            self.trace.note(now, &[index as u8], || {
+                format!("flow {index}: host accepts")
+            });
+            self.peers[index] = Some(Peer { app, stream });
+        }
+        for (index, peer) in self.peers.iter_mut().enumerate() {
+            let Some(peer) = peer else { continue };
+            let before = (peer.app.written, peer.app.read, peer.app.is_over());
+            peer.app
+                .act(now, &mut peer.stream)
+                .map_err(|why| format!("flow {index}, host: {why}"))?;
+            let app = &peer.app;
+            if before != (app.written, app.read, app.is_over()) {
+                let fact = (app.written.rotate_left(32) ^ app.read).to_le_bytes();
+                self.trace.note(now, &fact, || {
+                    format!(
+                        "flow {index}: host wrote {} read {} eof {} shut {} failed {:?}",
+                        app.written, app.read, app.eof, app.shut, app.failed
+                    )
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn step_cores(&mut self) -> Result<(), String> {
+        let now = self.now;
+        let mut due: VecDeque<usize> = (0..self.cores.len())
+            .filter(|&core| self.core_at(core).is_some_and(|at| at <= now))
+            .collect();
+        let first = self.random.below(due.len() as u64) as usize;
+        due.rotate_left(first);
+        for index in due {
+            let core = &mut self.cores[index];
+            core.driver_mut().set_now(now);
+            core.turn().map_err(|error| format!("core: {error}"))?;
+            self.busy_until[index] = now + self.random.below(self.plan.busy_ns + 1);
+            while let Some(frame) = core.driver_mut().take_frame() {
+                let header = self.plan.offloads;
+                self.trace
+                    .note(now, &frame, || show::frame("core ->", &frame, header));
+                self.down.send(now, frame);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cores(
+    plan: &Plan,
+    network: &Network,
+    features: LinkFeatures,
+    host: &SimHost,
+    random: &mut Random,
+) -> Vec<BareCore<SimDriver>> {
+    let sequence_key = random.next();
+    let drivers = (0..plan.cores).map(|_| {
+        let config = SimConfig {
+            link: Some(features),
+            tap_buffers: plan.tap_buffers,
+            stream_buffers: plan.stream_buffers,
+            stream_buffer_bytes: plan.stream_buffer_bytes,
+            datagram_buffers: 16,
+            sockets_max: usize::MAX,
+            faults: plan.host.clone(),
+        };
+        let driver = SimDriver::new(config, host.clone(), random.branch(), plan.begins_at);
+        let mut driver = driver.expect("memory for buffers");
+        let service = driver.adopt_mute();
+        (driver, service, true)
+    });
+    let setup = Setup {
+        network,
+        limits: Limits::default(),
+        lane_frames: plan.lane_frames,
+        sequence_key,
+    };
+    BareCore::mesh(drivers.collect(), &setup).0
+}
