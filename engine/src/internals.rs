@@ -50,7 +50,7 @@ pub struct Setup<'a> {
 pub struct Usage {
     /// TCP connections, ended ones that wait for their socket included.
     pub tcp: usize,
-    /// TCP connections that are not open yet.
+    /// Those of them that one side has not accepted yet.
     pub tcp_half_open: usize,
     /// UDP mappings.
     pub udp: usize,

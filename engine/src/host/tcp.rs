@@ -322,6 +322,9 @@ impl<D: Driver> Core<D> {
             return;
         };
         flow.pending.send = false;
+        if let Ok(bytes) = result {
+            self.counters.add(Counter::BytesUp, u64::from(bytes));
+        }
         if flow.marks.released {
             return self.free_when_idle(index);
         }
@@ -329,7 +332,6 @@ impl<D: Driver> Core<D> {
             Ok(bytes) => {
                 let owned = flow.upload.trim(bytes);
                 self.held_bytes = self.held_bytes.saturating_sub(owned);
-                self.counters.add(Counter::BytesUp, u64::from(bytes));
                 let blocked = flow.upload.bytes() > 0 && bytes == 0;
                 if blocked && !std::mem::replace(&mut flow.marks.listed, true) {
                     self.blocked.push(index);

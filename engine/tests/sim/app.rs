@@ -10,7 +10,8 @@ pub(crate) trait Socket {
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno>;
     fn read(&mut self, into: &mut [u8]) -> Result<Got, Errno>;
     fn shutdown_write(&mut self);
-    fn reset(&mut self);
+    /// Resets it; what the other end has not read may be lost in part.
+    fn reset(&mut self, random: &mut Random);
     /// Lets go of it, when both directions are through or it failed.
     fn close(&mut self);
 }
@@ -115,7 +116,7 @@ impl App {
         if !self.is_over() {
             let resets = self.program.resets_after_ns;
             if resets.is_some_and(|ns| self.begun_at + ns <= now) {
-                socket.reset();
+                socket.reset(&mut self.random);
                 self.failed = Some(Errno::CANCELED);
             }
             self.read_some(now, socket)?;

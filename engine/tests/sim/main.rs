@@ -54,8 +54,10 @@ fn run_seed(seed: u64, prints: bool) -> Result<u64, String> {
     let mut world = world::World::new(seed, plan, prints);
     let ends_at = oracle::ends_at(&world);
     world.run(ends_at)?;
-    oracle::check(&mut world)?;
-    Ok(world.trace.hash())
+    match oracle::check(&mut world) {
+        Ok(()) => Ok(world.trace.hash()),
+        Err(why) => Err(format!("{why}; {}", world.state())),
+    }
 }
 
 /// Runs them on two threads; answers how many failed.

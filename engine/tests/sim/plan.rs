@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use towpath_ring::driver::Errno;
 use towpath_ring::driver::sim::{Answer, HostFaults, LinkFaults, Random};
 use towpath_stack::Address;
 
@@ -11,6 +12,36 @@ use crate::guest::GuestTcp;
 const US: u64 = 1_000;
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000_000_000;
+
+/// How much goes wrong in a world.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Level {
+    /// Nothing.
+    Clean,
+    /// What a machine under load does.
+    Mild,
+    /// What a bad network does.
+    Bad,
+    /// More than anybody should bear; connections may be given up.
+    Terrible,
+}
+
+impl Level {
+    fn of(random: &mut Random) -> Level {
+        random.pick(&[
+            Level::Clean,
+            Level::Clean,
+            Level::Clean,
+            Level::Mild,
+            Level::Mild,
+            Level::Mild,
+            Level::Bad,
+            Level::Bad,
+            Level::Bad,
+            Level::Terrible,
+        ])
+    }
+}
 
 /// One connection that the guest opens.
 #[derive(Clone, Debug)]
@@ -29,9 +60,12 @@ pub(crate) struct FlowPlan {
 /// A world.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
+    pub(crate) level: Level,
     pub(crate) begins_at: u64,
     pub(crate) mtu: u16,
-    /// Whether frames carry an offload header, may be super-frames, and may leave checksums out.
+    /// Whether frames carry an offload header; and whether they may be super-frames, and leave
+    /// checksums out.
+    pub(crate) offload_header: bool,
     pub(crate) offloads: bool,
     pub(crate) up: LinkFaults,
     pub(crate) down: LinkFaults,
@@ -51,30 +85,39 @@ impl Plan {
         let mut random = Random::named(seed, "link", 0);
         let random = &mut random;
         let mtu = random.pick(&[1280, 1500, 1500, 9000, 65_520]);
-        let offloads = random.chance(6_000);
+        let offload_header = random.chance(7_500);
+        let level = Level::of(&mut Random::named(seed, "level", 0));
+        // A damaged frame must be found out, which takes checksums.
+        let offloads = offload_header && level != Level::Terrible && random.chance(8_000);
         let delay_ns = random.pick(&[20 * US, 20 * US, 500 * US, 10 * MS]);
-        let link = LinkFaults {
-            delay_ns,
-            jitter_ns: random.pick(&[0, delay_ns / 4]),
-            ..LinkFaults::default()
+        let jitter_ns = random.pick(&[0, delay_ns / 4]);
+        let link = |name| {
+            let faults = link_faults(&mut Random::named(seed, name, 0), level);
+            LinkFaults {
+                delay_ns,
+                jitter_ns,
+                ..faults
+            }
         };
         let begins_at = random.below(1 << 50);
         let count = random.pick(&[1, 1, 2, 3, 5, 8]);
         let flows = (0..count)
             .map(|index| {
                 let mut random = Random::named(seed, "flow", u64::from(index));
-                flow(&mut random, index, begins_at, mtu, offloads)
+                flow(&mut random, index, begins_at, mtu, offloads, level)
             })
             .collect();
         Plan {
+            level,
             begins_at,
             mtu,
+            offload_header,
             offloads,
-            up: link.clone(),
-            down: link,
-            host: HostFaults::default(),
-            tap_buffers: 64,
-            stream_buffers: 64,
+            up: link("up"),
+            down: link("down"),
+            host: host_faults(&mut Random::named(seed, "host", 0), level),
+            tap_buffers: random.pick(&[4, 16, 64]),
+            stream_buffers: random.pick(&[3, 16, 64]),
             stream_buffer_bytes: random.pick(&[2 << 10, 16 << 10]),
             busy_ns: random.pick(&[0, 20 * US, 300 * US]),
             cores: 1,
@@ -84,7 +127,61 @@ impl Plan {
     }
 }
 
-fn flow(random: &mut Random, index: u16, begins_at: u64, mtu: u16, offloads: bool) -> FlowPlan {
+fn link_faults(random: &mut Random, level: Level) -> LinkFaults {
+    let most: [u32; 5] = match level {
+        Level::Clean => return LinkFaults::default(),
+        Level::Mild => [30, 30, 100, 0, 0],
+        Level::Bad => [500, 200, 2_000, 0, 0],
+        Level::Terrible => [2_000, 1_000, 5_000, 300, 300],
+    };
+    let mut up_to = |most: u32| match random.below(3) {
+        0 => 0,
+        _ => random.below(u64::from(most) + 1) as u32,
+    };
+    LinkFaults {
+        loss: up_to(most[0]),
+        duplicate: up_to(most[1]),
+        reorder: up_to(most[2]),
+        corrupt: up_to(most[3]),
+        truncate: up_to(most[4]),
+        reorder_ns: random.pick(&[50 * US, 2 * MS, 30 * MS]),
+        ..LinkFaults::default()
+    }
+}
+
+fn host_faults(random: &mut Random, level: Level) -> HostFaults {
+    let most = match level {
+        Level::Clean => 0,
+        Level::Mild => 100,
+        Level::Bad => 1_000,
+        Level::Terrible => 3_000,
+    };
+    let mut up_to = |part: u64| match random.below(3) {
+        0 => 0,
+        _ => random.below(most / part + 1) as u32,
+    };
+    HostFaults {
+        late: up_to(1),
+        short_send: up_to(1),
+        short_receive: up_to(1),
+        starved: up_to(1),
+        no_socket: up_to(2),
+        frame_refused: up_to(4),
+        link_stall: up_to(2),
+        datagram_refused: up_to(2),
+        late_ns: random.pick(&[50 * US, 5 * MS]),
+        link_stall_ns: random.pick(&[50 * US, 5 * MS]),
+    }
+}
+
+fn flow(
+    random: &mut Random,
+    index: u16,
+    begins_at: u64,
+    mtu: u16,
+    offloads: bool,
+    level: Level,
+) -> FlowPlan {
     let v4 = random.chance(6_000);
     let remote = if v4 {
         Address::v4([192, 0, 2, 1 + index as u8])
@@ -97,19 +194,42 @@ fn flow(random: &mut Random, index: u16, begins_at: u64, mtu: u16, offloads: boo
         up_buffer: random.pick(&[1 << 10, 20_000, 200_000]),
         down_buffer: random.pick(&[1 << 10, 20_000, 200_000]),
     };
-    let guest_program = program(random);
+    let mut guest_program = program(random);
     let mut host_program = program(random);
     // One of the two has to end first.
     host_program.ends_last &= !guest_program.ends_last;
-    FlowPlan {
+    let mut plan = FlowPlan {
         starts_at: begins_at + random.pick(&[0, random.clone().below(S)]),
         remote,
         port: 1 + index,
         key: random.next(),
         guest: guest_tcp(random, mtu, v4, offloads),
-        guest_program,
+        guest_program: guest_program.clone(),
         answer,
-        host_program,
+        host_program: host_program.clone(),
+    };
+    if level != Level::Clean {
+        if random.chance(500) {
+            plan.answer = refusal(random);
+        }
+        for program in [&mut guest_program, &mut host_program] {
+            let resets = random.chance(1_000);
+            let after = random.pick(&[MS, 50 * MS, 5 * S]);
+            program.resets_after_ns = resets.then(|| random.below(after));
+        }
+        plan.guest_program = guest_program;
+        plan.host_program = host_program;
+    }
+    plan
+}
+
+fn refusal(random: &mut Random) -> Answer {
+    let errno = random.pick(&[Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::NETUNREACH]);
+    let after_ns = random.pick(&[0, 100 * US, 3 * S]);
+    if random.chance(3_000) {
+        Answer::Never
+    } else {
+        Answer::Refuse { after_ns, errno }
     }
 }
 

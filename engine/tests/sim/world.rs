@@ -14,7 +14,7 @@ use towpath::internals::{BareCore, Setup, Usage};
 use towpath_ring::driver::sim::{
     Answer, Got, Random, SimConfig, SimDriver, SimHost, SimLink, SimStream,
 };
-use towpath_ring::driver::{Errno, LinkFeatures, Remote};
+use towpath_ring::driver::{Driver, Errno, LinkFeatures, Remote};
 
 use crate::app::{App, Socket};
 use crate::guest::Guest;
@@ -34,7 +34,9 @@ pub(crate) struct World {
     /// Until when each core is busy with its last turn.
     busy_until: Vec<u64>,
     host: SimHost,
+    /// The peer of each connection, and those whose connection was given up and then made anew.
     pub(crate) peers: Vec<Option<Peer>>,
+    pub(crate) left: Vec<Peer>,
     pub(crate) guest: Guest,
     up: SimLink,
     down: SimLink,
@@ -60,8 +62,9 @@ impl Socket for SimStream {
         SimStream::shutdown_write(self);
     }
 
-    fn reset(&mut self) {
-        SimStream::reset(self, usize::MAX);
+    fn reset(&mut self, random: &mut Random) {
+        let kept = random.pick(&[0, 1_000, usize::MAX]);
+        SimStream::reset(self, kept);
     }
 
     fn close(&mut self) {
@@ -82,7 +85,7 @@ impl World {
             lease: Duration::from_secs(3600),
         };
         let features = LinkFeatures {
-            offload_header: plan.offloads,
+            offload_header: plan.offload_header,
             tso4: plan.offloads,
             tso6: plan.offloads,
             uso: plan.offloads,
@@ -114,6 +117,7 @@ impl World {
             cores,
             host,
             peers: plan.flows.iter().map(|_| None).collect(),
+            left: Vec::new(),
             guest,
             up: SimLink::new(plan.up.clone(), random.branch(), writer.spared() + 14),
             down: SimLink::new(plan.down.clone(), random.branch(), writer.spared() + 14),
@@ -127,10 +131,17 @@ impl World {
     /// nothing will ever happen again.
     pub(crate) fn run(&mut self, ends_at: u64) -> Result<(), String> {
         self.cores.iter_mut().for_each(BareCore::start);
-        let mut over = false;
+        let (mut over, mut woken) = (false, false);
         for _ in 0..STEPS_MAX {
             let Some(next) = self.next_at() else {
-                return Ok(());
+                // What a quiet send completes with comes with the next thing, whatever it is.
+                if std::mem::replace(&mut woken, true) {
+                    return Ok(());
+                }
+                for core in &self.cores {
+                    core.driver().waker().wake();
+                }
+                continue;
             };
             if next > ends_at && !over {
                 return Ok(());
@@ -166,9 +177,18 @@ impl World {
         &mut self.cores
     }
 
+    /// Where it stands, for a report of a failure.
+    pub(crate) fn state(&mut self) -> String {
+        let now = self.now;
+        let seconds = |at: u64| (at as f64 - now as f64) / 1e9;
+        let next = self.next_at().map(seconds);
+        let lasted = -seconds(self.plan.begins_at);
+        format!("after {lasted} s, next in {next:?} s, {:?}", self.usage())
+    }
+
     fn next_at(&mut self) -> Option<u64> {
         let now = self.now;
-        let peers = self.peers.iter().flatten();
+        let peers = self.peers.iter().flatten().chain(&self.left);
         let peers = peers.filter_map(|peer| peer.app.next_at(now)).min();
         let cores = (0..self.cores.len()).filter_map(|core| self.core_at(core));
         let cores = cores.min();
@@ -189,14 +209,14 @@ impl World {
     fn step(&mut self) -> Result<(), String> {
         let now = self.now;
         while let Some(frame) = self.down.take(now) {
-            let header = self.plan.offloads;
+            let header = self.plan.offload_header;
             self.trace
                 .note(now, &frame, || show::frame("  guest <-", &frame, header));
             self.guest.on_frame(now, &frame);
         }
         self.guest.act(now)?;
         while let Some(frame) = self.guest.take_frame() {
-            let header = self.plan.offloads;
+            let header = self.plan.offload_header;
             self.trace
                 .note(now, &frame, || show::frame("  guest ->", &frame, header));
             self.up.send(now, frame);
@@ -208,7 +228,9 @@ impl World {
             driver.set_now(now);
             driver.deliver_frame(frame);
         }
-        self.step_cores()
+        self.step_cores()?;
+        // What the cores did is seen by the peers at once.
+        self.step_peers()
     }
 
     fn step_peers(&mut self) -> Result<(), String> {
@@ -222,10 +244,12 @@ impl World {
             self.trace.note(now, &[index as u8], || {
                 format!("flow {index}: host accepts")
             });
-            self.peers[index] = Some(Peer { app, stream });
+            self.left
+                .extend(self.peers[index].replace(Peer { app, stream }));
         }
-        for (index, peer) in self.peers.iter_mut().enumerate() {
-            let Some(peer) = peer else { continue };
+        let peers = self.peers.iter_mut().enumerate();
+        let peers = peers.filter_map(|(index, peer)| Some((index, peer.as_mut()?)));
+        for (index, peer) in peers.chain(self.left.iter_mut().map(|peer| (usize::MAX, peer))) {
             let before = (peer.app.written, peer.app.read, peer.app.is_over());
             peer.app
                 .act(now, &mut peer.stream)
@@ -257,7 +281,7 @@ impl World {
             core.turn().map_err(|error| format!("core: {error}"))?;
             self.busy_until[index] = now + self.random.below(self.plan.busy_ns + 1);
             while let Some(frame) = core.driver_mut().take_frame() {
-                let header = self.plan.offloads;
+                let header = self.plan.offload_header;
                 self.trace
                     .note(now, &frame, || show::frame("core ->", &frame, header));
                 self.down.send(now, frame);

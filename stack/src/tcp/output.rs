@@ -96,13 +96,13 @@ impl Connection {
         let payload_max = u32::from(self.agreed.payload_max());
         let sack = self.receive.sack_blocks(self.agreed.sack_blocks_max());
         let size = payload_max - u32::from(sack_len(sack.as_slice().len()));
-        // What says CWR is not cut by a link.
+        // A link that takes no super-frames can't cut them. And what says CWR is not cut by any.
         let alone = SendQueue {
             segment_max: queue.segment_max.min(size),
             ..*queue
         };
-        let queue = if self.ecn.reduced { &alone } else { queue };
-        let queue = &queue.in_pieces_of(size, config);
+        let cuts = queue.segment_max > u32::from(config.mss) && !self.ecn.reduced;
+        let queue = if cuts { queue } else { &alone };
         let mut chunk = self.send.next(queue, size);
         if chunk.is_none() && self.probe_due && !self.send.is_in_flight() {
             chunk = self.send.probe(queue, size);

@@ -2,7 +2,6 @@
 
 use core::ops::Range;
 
-use super::config::Config;
 use super::segment::Segment;
 
 /// States of RFC 9293 §3.3.2, plus the time before we answer a SYN; in the order of a connection's
@@ -41,19 +40,9 @@ pub struct SendQueue {
     /// Whether the host sent EOF after these bytes. Once true, it stays, and `bytes` only falls.
     pub finished: bool,
     /// The largest payload of one [`Transmit`], in bytes: some 64 KiB when the link takes
-    /// super-frames. Not more than [`Config::mss`] says that it takes none: then a payload is never
+    /// super-frames. Not more than [`Config::mss`](super::Config::mss) says that it takes none: then a payload is never
     /// longer than one segment of this connection, which options and the guest's MSS make shorter.
     pub segment_max: u32,
-}
-
-impl SendQueue {
-    /// The same for segments of `size` bytes of payload.
-    pub(super) fn in_pieces_of(mut self, size: u32, config: &Config) -> Self {
-        if self.segment_max <= u32::from(config.mss) {
-            self.segment_max = self.segment_max.min(size);
-        }
-        self
-    }
 }
 
 /// One segment to emit now.

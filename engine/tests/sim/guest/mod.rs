@@ -156,6 +156,7 @@ impl GuestFlow {
             let first = random.next() as u32;
             Ours::open(now, plan.guest.clone(), port, plan.port, first)
         });
+        tcp.tick(now);
         if tcp.is_connected() || tcp.is_gone() {
             let app = self.app.get_or_insert_with(|| {
                 let keys = (plan.key, !plan.key);

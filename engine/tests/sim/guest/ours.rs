@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use towpath_ring::driver::Errno;
-use towpath_ring::driver::sim::Got;
+use towpath_ring::driver::sim::{Got, Random};
 use towpath_stack::Instant;
 use towpath_stack::tcp::segment::{Flags, Segment};
 use towpath_stack::tcp::{Config, Connection, SendQueue, State, TimerOutcome};
@@ -107,15 +107,20 @@ impl Ours {
         }
     }
 
-    pub(crate) fn transmit(&mut self, now: u64, mut send: impl FnMut(Outgoing)) {
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, now: u64) {
         let now = Instant::from_nanos(now);
-        if let Some(reset) = self.reset.take() {
-            return send((reset, Vec::new(), None));
-        }
         if let TimerOutcome::Gone(reason) = self.connection.on_timer(now, &self.config)
             && reason != towpath_stack::tcp::Reason::TimeWaitOver
         {
             self.failed = Some(Errno::TIMEDOUT);
+        }
+    }
+
+    pub(crate) fn transmit(&mut self, now: u64, mut send: impl FnMut(Outgoing)) {
+        let now = Instant::from_nanos(now);
+        if let Some(reset) = self.reset.take() {
+            return send((reset, Vec::new(), None));
         }
         // A closed socket has no reader: what comes is thrown away.
         if self.closed {
@@ -178,7 +183,7 @@ impl Socket for Ours {
         self.finished = true;
     }
 
-    fn reset(&mut self) {
+    fn reset(&mut self, _: &mut Random) {
         self.reset = self.connection.abort();
     }
 

@@ -204,7 +204,8 @@ impl SimDriver {
     pub fn next_at(&mut self) -> Option<u64> {
         self.progress();
         let due = self.due.first_key_value().map(|(&(at, _), _)| at);
-        let woken = self.waker.is_pending().then_some(self.now);
+        let woken = self.waker.is_pending() || self.quiet_is_wanted();
+        let woken = woken.then_some(self.now);
         [due, woken, self.frame_at(), self.socket_at()]
             .into_iter()
             .flatten()
@@ -300,6 +301,14 @@ impl SimDriver {
         times.min()
     }
 
+    /// Whether what quiet sends hold is what a reader waits for.
+    fn quiet_is_wanted(&self) -> bool {
+        let arrived = self.inbox.front().is_some_and(|&(at, _)| at <= self.now);
+        let no_frames = self.reading && arrived && self.frames.free() == 0;
+        let no_datagrams = self.datagrams.free() == 0;
+        !self.quiet.is_empty() && (no_frames || no_datagrams)
+    }
+
     /// Where a completion goes that the kernel has just made.
     fn place(&mut self) -> (u64, u64) {
         let faults = &self.config.faults;
@@ -314,9 +323,39 @@ impl SimDriver {
         (self.now + late, shuffled)
     }
 
-    fn complete(&mut self, of: Option<(u32, Operation)>, completions: Vec<Completion>) {
-        let place = self.place();
+    /// Completes what belongs to no socket that is there.
+    fn complete(&mut self, completions: Vec<Completion>) {
+        self.complete_behind((0, 0), None, completions);
+    }
+
+    /// Completes for a socket, whose completions never overtake each other.
+    fn complete_in_order(
+        &mut self,
+        raw: u32,
+        operation: Option<Operation>,
+        completions: Vec<Completion>,
+    ) {
+        let last = self.sockets.get(&raw).map_or((0, 0), |socket| socket.last);
+        let of = operation.map(|operation| (raw, operation));
+        let place = self.complete_behind(last, of, completions);
+        if let Some(socket) = self.sockets.get_mut(&raw) {
+            socket.last = place;
+        }
+    }
+
+    /// Completes somewhere behind `last`; answers where.
+    fn complete_behind(
+        &mut self,
+        last: (u64, u64),
+        of: Option<(u32, Operation)>,
+        completions: Vec<Completion>,
+    ) -> (u64, u64) {
+        let mut place = self.place().max((last.0, last.1 + 1));
+        while self.due.contains_key(&place) {
+            place.1 += 1;
+        }
         self.due.insert(place, Due { of, completions });
+        place
     }
 
     /// Completes an operation of a socket.
@@ -324,7 +363,7 @@ impl SimDriver {
         if let Some(socket) = self.sockets.get_mut(&raw) {
             *socket.unheard.of(operation) = true;
         }
-        self.complete(Some((raw, operation)), completions);
+        self.complete_in_order(raw, Some(operation), completions);
     }
 
     fn tell(&mut self, due: Due, completions: &mut Vec<Completion>) {
@@ -545,22 +584,8 @@ impl SimDriver {
                 }
             };
             first.remove();
-            self.complete_in_order(raw, completion);
+            self.complete_in_order(raw, None, vec![completion]);
         }
-    }
-
-    /// Completes for a datagram socket, whose completions never overtake each other.
-    fn complete_in_order(&mut self, raw: u32, completion: Completion) {
-        let mut place = self.place();
-        if let Some(socket) = self.sockets.get_mut(&raw) {
-            if place <= socket.last {
-                place = (socket.last.0, socket.last.1 + 1);
-            }
-            socket.last = place;
-        }
-        let completions = vec![completion];
-        let of = None;
-        self.due.insert(place, Due { of, completions });
     }
 
     // The end of a wait
@@ -584,7 +609,7 @@ impl SimDriver {
             self.waker.clear();
             completions.push(Completion::Woken);
         }
-        if completions.len() > before {
+        if completions.len() > before || self.quiet_is_wanted() {
             for due in std::mem::take(&mut self.quiet) {
                 self.tell(due, completions);
             }
@@ -700,7 +725,7 @@ impl Driver for SimDriver {
             self.reading = true;
         } else {
             let error = Errno::BADF;
-            self.complete(None, vec![Completion::LinkEnd { link, error }]);
+            self.complete(vec![Completion::LinkEnd { link, error }]);
         }
     }
 
@@ -746,7 +771,7 @@ impl Driver for SimDriver {
         };
         if let Some(errno) = refused {
             let result = Err(errno);
-            return self.complete(None, vec![Completion::Connected { token, result }]);
+            return self.complete(vec![Completion::Connected { token, result }]);
         }
         let answer = self.host.judge(to);
         let at = match answer {
@@ -778,7 +803,7 @@ impl Driver for SimDriver {
         };
         if let Some(errno) = refused {
             let result = Err(errno);
-            return self.complete(None, vec![Completion::Sent { token, result }]);
+            return self.complete(vec![Completion::Sent { token, result }]);
         }
         let Some(socket) = self.sockets.get_mut(&raw) else {
             return;
@@ -823,7 +848,7 @@ impl Driver for SimDriver {
         };
         if let Some(errno) = refused {
             let end = ReceiveEnd::Failed(errno);
-            return self.complete(None, vec![Completion::ReceiveEnd { token, end }]);
+            return self.complete(vec![Completion::ReceiveEnd { token, end }]);
         }
         if let Some(socket) = self.sockets.get_mut(&raw) {
             socket.receive = Some(Receive { token, max });
@@ -863,7 +888,7 @@ impl Driver for SimDriver {
                     to,
                     payload,
                 };
-                self.complete(None, vec![failed]);
+                self.complete(vec![failed]);
             }
         }
     }
@@ -877,7 +902,7 @@ impl Driver for SimDriver {
                 to: None,
                 payload: payload.first().cloned().unwrap_or_default(),
             };
-            self.complete(None, vec![failed]);
+            self.complete(vec![failed]);
         }
     }
 
@@ -895,7 +920,7 @@ impl Driver for SimDriver {
             Completion::DatagramError { token, errno },
             Completion::DatagramEnd { token },
         ];
-        self.complete(None, refused);
+        self.complete(refused);
     }
 
     fn take_error(&mut self, id: SocketId) -> Option<SocketError> {
@@ -915,26 +940,26 @@ impl Driver for SimDriver {
             return;
         };
         self.waiting.remove(&raw);
+        let mut ended = Vec::new();
         if let Some(Connect { token, .. }) = socket.connect {
             let result = Err(Errno::CANCELED);
-            self.complete(None, vec![Completion::Connected { token, result }]);
+            ended.push(Completion::Connected { token, result });
         }
         if let Some(Send { token, payload }) = socket.send {
             self.held.extend(payload);
             let result = Err(Errno::CANCELED);
-            self.complete(None, vec![Completion::Sent { token, result }]);
+            ended.push(Completion::Sent { token, result });
         }
         if let Some(Receive { token, .. }) = socket.receive {
             let end = ReceiveEnd::Canceled;
-            self.complete(None, vec![Completion::ReceiveEnd { token, end }]);
+            ended.push(Completion::ReceiveEnd { token, end });
         }
         if let Some(token) = socket.receive_from {
-            let (at, order) = self.place();
-            // Behind the datagrams that were received before.
-            let place = (at, order).max((socket.last.0, socket.last.1 + 1));
-            let completions = vec![Completion::DatagramEnd { token }];
-            let of = None;
-            self.due.insert(place, Due { of, completions });
+            ended.push(Completion::DatagramEnd { token });
+        }
+        let mut last = socket.last;
+        for completion in ended {
+            last = self.complete_behind(last, None, vec![completion]);
         }
         if let Some(stream) = socket.stream {
             stream.core_close(reset);
@@ -950,7 +975,6 @@ impl Driver for SimDriver {
         self.set_hop_limit(id, 0)
     }
 
-    /// No far host of this world dies without a word.
     fn set_keepalive(&mut self, id: SocketId, _: &Keepalive) -> io::Result<()> {
         self.set_hop_limit(id, 0)
     }

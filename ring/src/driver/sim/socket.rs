@@ -29,7 +29,7 @@ pub(super) struct Socket {
     /// Datagrams and errors on their way, by arrival.
     pub(super) inbox: BTreeMap<(u64, u64), Arrival>,
     pub(super) errors: VecDeque<SocketError>,
-    /// The place of the last datagram among completions, which the next may not overtake.
+    /// The place of its last completion among all, which the next may not overtake.
     pub(super) last: (u64, u64),
 }
 

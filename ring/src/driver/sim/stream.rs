@@ -74,6 +74,11 @@ impl Pipe {
         put
     }
 
+    /// Counts bytes as written that nobody will read.
+    fn lose(&self, bytes: usize) {
+        self.written.set(self.written.get() + bytes as u64);
+    }
+
     fn read(&self, into: &mut [u8]) -> Got {
         let mut bytes = self.bytes.borrow_mut();
         let mut done = 0;
@@ -130,6 +135,7 @@ impl Stream {
             // They leave; the answer of a kernel that knows no such connection comes back.
             self.die();
             self.core_error.set(Some(Errno::CONNRESET));
+            self.up.lose(bytes.len());
             return Ok(bytes.len());
         }
         Ok(self.up.write(bytes))
