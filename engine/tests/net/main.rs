@@ -27,6 +27,7 @@ mod flood;
 mod hostile;
 mod icmp;
 mod limits;
+mod memory;
 mod path_mtu;
 mod policy;
 mod quiet;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         attach::tests(),
         hostile::tests(),
         flood::tests(),
+        memory::tests(),
         path_mtu::tests(),
     ];
     let trials = tests
