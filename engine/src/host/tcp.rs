@@ -474,7 +474,9 @@ impl<D: Driver> Core<D> {
             let queue = SendQueue {
                 bytes: flow.download.bytes(),
                 finished: flow.marks.host_finished,
-                segment_max: self.egress.tcp_segment_max(peer.guest, config.mss),
+                segment_max: self
+                    .egress
+                    .tcp_segment_max(peer.guest, flow.connection.effective_mss()),
             };
             let Some(transmit) = flow.connection.poll_transmit(self.now, config, &queue) else {
                 break;

@@ -28,6 +28,7 @@ mod hostile;
 mod icmp;
 mod limits;
 mod memory;
+mod offloads;
 mod path_mtu;
 mod policy;
 mod quiet;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         flood::tests(),
         memory::tests(),
         path_mtu::tests(),
+        offloads::tests(),
     ];
     let trials = tests
         .into_iter()

@@ -40,7 +40,7 @@ pub struct SendQueue {
     /// Whether the host sent EOF after these bytes. Once true, it stays, and `bytes` only falls.
     pub finished: bool,
     /// The largest payload of one [`Transmit`], in bytes: some 64 KiB when the link takes
-    /// super-frames, else the MSS.
+    /// super-frames, else [`effective_mss`](super::Connection::effective_mss).
     pub segment_max: u32,
 }
 

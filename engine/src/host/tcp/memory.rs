@@ -202,7 +202,7 @@ mod tests {
                 windows += first_window(1460, memory, windows) as usize;
             }
             let least = connections * SEGMENTS_MIN as usize * 1460;
-            assert!(windows <= memory / 2 + least / 2, "{windows} of {memory}");
+            assert!(windows <= memory / 2 + least, "{windows} of {memory}");
         }
     }
 }
