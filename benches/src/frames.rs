@@ -16,7 +16,7 @@ pub const SEGMENT: usize = 1448;
 pub const SUPER_FRAME: usize = 45 * SEGMENT;
 
 const GUEST_MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 3]);
-const GATEWAY_MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
+const GATEWAY_MAC: MacAddress = towpath::config::Network::GATEWAY_MAC;
 
 /// A frame by its name.
 pub struct Frame {

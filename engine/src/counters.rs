@@ -60,6 +60,7 @@ counters! {
     RefusedSockets "refused: the host gave no more sockets",
     RefusedPolicy "refused: the address or port is not open to guests",
     DroppedSource "dropped: a source address that is not the guest's",
+    DroppedStation "dropped: a frame for another station of the guest's network",
     DroppedMulticast "dropped: multicast or broadcast",
     DroppedOffload "dropped: an offload header that contradicts its frame",
     DroppedIcmp "dropped: an ICMP message or TCP segment that no flow of ours can use",

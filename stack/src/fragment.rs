@@ -12,10 +12,12 @@
 //! dropped datagram's later fragments are dropped as well until its time is over.
 //!
 //! **Bounds**: datagrams in assembly, bytes in all of them, ranges per datagram, and time. When one
-//! of the first two is reached the oldest datagram makes room.
+//! of the first two is reached, the oldest datagram of the guest that has the most makes room: a guest that
+//! floods with fragments throws out its own.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::time::Duration;
 
 use crate::parse::{Fragment, IpPacket};
@@ -23,6 +25,9 @@ use crate::{Address, Instant};
 
 /// Disjoint ranges of one datagram at most: an honest sender's are few, whatever the order.
 const RANGES_MAX: usize = 64;
+/// What a datagram counts for beside its bytes when it is asked which guest has the most: as much as the
+/// least fragment of an honest sender holds (RFC 791 §3.2: every link takes 68 bytes).
+const OVERHEAD: usize = 48;
 /// Bytes of the first fragment's packet that are kept to be quoted: an ICMPv6 error holds no more.
 const QUOTE_MAX: usize = 1280;
 
@@ -316,8 +321,15 @@ impl Reassembler {
         outcome
     }
 
+    /// Throws out the oldest datagram of the guest that has the most bytes, counting each datagram for some.
     fn evict(&mut self) -> Option<Key> {
-        let oldest = self.assemblies.pop_front()?;
+        let weight = |guest: u16| -> usize {
+            let own = self.assemblies.iter().filter(|a| a.key.guest == guest);
+            own.map(|assembly| assembly.bytes() + OVERHEAD).sum()
+        };
+        let index = (0..self.assemblies.len())
+            .max_by_key(|&index| (weight(self.assemblies[index].key.guest), Reverse(index)))?;
+        let oldest = self.assemblies.remove(index)?;
         self.bytes -= oldest.bytes();
         self.evicted += u64::from(!oldest.condemned);
         Some(oldest.key)
@@ -477,9 +489,20 @@ mod tests {
         range.map(|n| (n * 7 + n / 256) as u8).collect()
     }
 
-    /// Adds the fragment `from..to` of the datagram `id` whose bytes are `bytes(..)`.
+    /// Adds a fragment of the datagram `id` of guest 1.
     fn add_bytes(
         reassembler: &mut Reassembler,
+        which: (bool, u32),
+        from: usize,
+        payload: &[u8],
+        more: bool,
+    ) -> Outcome {
+        add_of_guest(reassembler, 1, which, from, payload, more)
+    }
+
+    fn add_of_guest(
+        reassembler: &mut Reassembler,
+        guest: u16,
         (v4, id): (bool, u32),
         from: usize,
         payload: &[u8],
@@ -504,7 +527,7 @@ mod tests {
             header_len: 20,
             content: Content::Fragment(fragment),
         };
-        reassembler.add(NOW, 1, &packet, &fragment)
+        reassembler.add(NOW, guest, &packet, &fragment)
     }
 
     fn add(r: &mut Reassembler, which: (bool, u32), from: usize, to: usize, more: bool) -> Outcome {
@@ -653,6 +676,30 @@ mod tests {
         let beyond = add(&mut r, (true, 9), 9_984, 10_024, true);
         assert_eq!(beyond, Outcome::Dropped(Reason::NoRoom));
         assert_eq!(r.bytes(), 0);
+    }
+
+    #[test]
+    fn a_guest_that_floods_throws_out_its_own() {
+        for bytes_max in [1 << 20, 20_000] {
+            let limits = Limits {
+                datagrams_max: 8,
+                bytes_max,
+                ..Limits::default()
+            };
+            let mut r = Reassembler::new(limits);
+            let mut send = |guest, id, from: usize, to: usize, more| {
+                add_of_guest(&mut r, guest, (true, id), from, &bytes(from..to), more)
+            };
+            for id in 0..3 {
+                assert_eq!(send(1, id, 0, 800, true), Outcome::Pending);
+            }
+            for id in 0..1000 {
+                send(2, id, 0, 8_000, true);
+            }
+            for id in 0..3 {
+                whole(send(1, id, 800, 900, false));
+            }
+        }
     }
 
     #[test]

@@ -70,6 +70,10 @@ reasons! {
     BadIpv4TotalLength => "bad_ipv4_total_length",
     /// A wrong IPv4 header checksum.
     BadIpv4Checksum => "bad_ipv4_checksum",
+    /// IPv4 options that have no end.
+    BadIpv4Options => "bad_ipv4_options",
+    /// An IPv4 source route.
+    SourceRoute => "source_route",
     /// An IPv6 header that is cut short.
     TruncatedIpv6 => "truncated_ipv6",
     /// The version field of an IPv6 packet is not 6.
@@ -80,6 +84,9 @@ reasons! {
     Jumbogram => "jumbogram",
     /// An IPv6 extension header that is cut short or out of place.
     BadExtensionHeader => "bad_extension_header",
+    /// An IPv6 option that is not known and says that its packet shall be discarded then, or one
+    /// without an end.
+    BadIpv6Option => "bad_ipv6_option",
     /// Too many IPv6 extension headers.
     TooManyExtensionHeaders => "too_many_extension_headers",
     /// An IPv6 routing header that leads elsewhere.
@@ -541,6 +548,8 @@ impl From<ipv4::Error> for Drop {
             ipv4::Error::BadVersion => Self::BadIpv4Version,
             ipv4::Error::BadHeaderLength => Self::BadIpv4HeaderLength,
             ipv4::Error::BadChecksum => Self::BadIpv4Checksum,
+            ipv4::Error::BadOptions => Self::BadIpv4Options,
+            ipv4::Error::SourceRoute => Self::SourceRoute,
         }
     }
 }
@@ -554,6 +563,7 @@ impl From<ipv6::Error> for Drop {
             ipv6::Error::TooManyExtensionHeaders => Self::TooManyExtensionHeaders,
             ipv6::Error::RoutingHeader => Self::RoutingHeader,
             ipv6::Error::BadFragment => Self::BadFragment,
+            ipv6::Error::BadOption => Self::BadIpv6Option,
         }
     }
 }

@@ -84,6 +84,9 @@ pub(super) struct Run {
     /// Name of the guest's interface
     #[arg(long, value_name = "NAME", default_value = "tap0", value_parser = value::interface_name)]
     pub(super) ifname: String,
+    /// Do without the offloads of the TAP, as where the kernel has none: slow, for tests
+    #[arg(long, hide = true)]
+    pub(super) plain_tap: bool,
     /// Be uid 0 in the command's user namespace instead of one's own uid
     #[arg(long)]
     pub(super) map_root: bool,

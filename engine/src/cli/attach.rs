@@ -38,6 +38,7 @@ pub(super) fn run(arguments: &args::Attach, mut supervision: Supervision) -> Res
         queues: config.cores,
         mac: arguments.network.mac.or(default_mac),
         configure: !arguments.no_configure,
+        plain: false,
         map_root: false,
     };
     let queues = guest::attach(&options, &config.network, &namespaces)?;

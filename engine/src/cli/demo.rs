@@ -27,6 +27,7 @@ pub(super) fn run(arguments: &args::Demo) -> Result<u8, Failure> {
         queues: config.cores,
         mac: Some(Network::GUEST_MAC),
         configure: true,
+        plain: false,
         map_root: false,
     };
     let (mut guest, queues) = guest::run(&options, &network, &command(&network, &servers)?)?;

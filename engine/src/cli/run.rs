@@ -27,6 +27,7 @@ pub(super) fn run(arguments: &args::Run, mut supervision: Supervision) -> Result
         queues: config.cores,
         mac: Some(arguments.network.mac.unwrap_or(Network::GUEST_MAC)),
         configure: true,
+        plain: arguments.plain_tap,
         map_root: arguments.map_root,
     };
     let (mut guest, queues) = guest::run(&options, &config.network, &arguments.command)?;

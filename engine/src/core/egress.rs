@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use smallvec::SmallVec;
 use towpath_ring::buffer::Slice;
-use towpath_ring::driver::{Driver, Errno, ErrorOrigin, LinkFeatures, LinkId, SocketError};
+use towpath_ring::driver::{
+    Driver, Errno, ErrorOrigin, FRAME_HEADER_MAX, LinkFeatures, LinkId, SocketError,
+};
 use towpath_stack::build::{
     self, Checksum, ERROR_MAX, EchoHeader, Envelope, Fragments, HEADER_MAX, HOP_LIMIT, IcmpError,
 };
@@ -117,13 +119,19 @@ impl Egress {
         self.features
     }
 
+    /// Our MAC address.
+    pub(crate) fn gateway_mac(&self) -> MacAddress {
+        self.gateway_mac
+    }
+
     /// Bytes of the largest packet that the link takes.
     pub(crate) fn mtu(&self) -> u16 {
         self.mtu
     }
 
-    /// The largest TCP payload of one frame to this guest.
-    pub(crate) fn tcp_segment_max(&self, guest: Address, mss: u16) -> u32 {
+    /// The largest TCP payload of one frame to this guest, on a connection whose segments hold
+    /// `payload_max` bytes.
+    pub(crate) fn tcp_segment_max(&self, guest: Address, payload_max: u16) -> u32 {
         let segments = if guest.is_v4() {
             self.features.tso4
         } else {
@@ -132,7 +140,7 @@ impl Egress {
         if segments {
             SUPER_PAYLOAD_MAX
         } else {
-            u32::from(mss)
+            u32::from(payload_max)
         }
     }
 
@@ -402,9 +410,12 @@ impl Egress {
         self.macs.get(address).copied()
     }
 
-    /// A whole frame that was built elsewhere (ARP, neighbour discovery).
+    /// A whole frame that was built elsewhere (ARP, neighbour discovery, ICMP errors).
     pub(crate) fn frame<D: Driver>(&self, driver: &mut D, frame: &[u8]) {
-        self.write(driver, frame, &Offload::NONE, &[]);
+        let (header, rest) = frame.split_at(frame.len().min(FRAME_HEADER_MAX - OFFLOAD));
+        // What an error quotes may be longer than what a driver takes as a header.
+        let payload = (!rest.is_empty()).then(|| Slice::from_vec(rest.to_vec()));
+        self.write(driver, header, &Offload::NONE, payload.as_slice());
     }
 
     fn write<D: Driver>(
@@ -496,6 +507,8 @@ impl<D: Driver> Core<D> {
             ErrorOrigin::Local => {
                 let why = match report.errno {
                     Errno::CONNREFUSED => Some(Unreachable::Port),
+                    // A send that was cut into segments fails without a word about the path.
+                    Errno::MSGSIZE if report.info == 0 => None,
                     Errno::MSGSIZE => {
                         let (kind, code) = if v4 { (3, 4) } else { (2, 0) };
                         let parameter = mtu_parameter(v4, kind, code, report.info);
@@ -529,6 +542,10 @@ impl<D: Driver> Core<D> {
         error: &IcmpError,
         packet: &[u8],
     ) {
+        if packet.is_empty() {
+            // None may be sent about it.
+            return;
+        }
         let sent =
             self.egress
                 .icmp_error(&mut self.driver, self.now, &peer, offender, error, packet);

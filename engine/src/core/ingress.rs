@@ -5,11 +5,11 @@ use std::ops::Range;
 use towpath_ring::buffer::Slice;
 use towpath_ring::driver::Driver;
 use towpath_stack::Address;
-use towpath_stack::build::IcmpError;
+use towpath_stack::build::{IcmpError, may_report};
 use towpath_stack::flow::{self, FlowKey, Protocol};
 use towpath_stack::fragment::{Datagram, Outcome};
 use towpath_stack::neighbor::Answer;
-use towpath_stack::parse::{self, Body, Content, Fragment, IpPacket, Transport};
+use towpath_stack::parse::{self, Body, Content, Ethernet, Fragment, IpPacket, Transport};
 use towpath_stack::tcp::segment::{Ecn, Segment};
 use towpath_stack::wire::ethernet::{self, MacAddress};
 use towpath_stack::wire::icmpv4::{self, Echo};
@@ -22,6 +22,7 @@ use crate::counters::Counter;
 use crate::host::echo::EchoInput;
 use crate::host::tcp::TcpInput;
 use crate::host::udp::UdpInput;
+use crate::policy::admission::Verdict;
 
 /// The one guest of a link.
 const GUEST: u16 = 0;
@@ -44,7 +45,7 @@ struct Arrival<'a> {
     gso_size: u16,
     /// The transport packet from its header on.
     transport: Range<usize>,
-    /// The start of the IP packet, as much as an ICMP error quotes.
+    /// The start of the IP packet, as much as an ICMP error quotes; empty: none may be sent about it.
     quote: Slice,
 }
 
@@ -105,7 +106,14 @@ impl<D: Driver> Core<D> {
             Ok(packet) => packet,
             Err(reason) => return self.counters.parse_drop(reason),
         };
-        let mac = packet.ethernet.source;
+        let Ethernet {
+            source: mac,
+            target: station,
+        } = packet.ethernet;
+        if station != self.egress.gateway_mac() && !station.is_multicast() {
+            // A bridge that has not learnt a station's place sends its frames everywhere.
+            return self.counters.bump(Counter::DroppedStation);
+        }
         let ip = match &packet.body {
             Body::Ip(ip) => ip,
             Body::Arp(arp) => {
@@ -114,6 +122,9 @@ impl<D: Driver> Core<D> {
             }
         };
         match &ip.content {
+            Content::Fragment(_) if station.is_multicast() => {
+                self.counters.bump(Counter::DroppedMulticast);
+            }
             Content::Fragment(fragment) => self.on_fragment(mac, ip, fragment),
             Content::Transport(Transport::IcmpV6(icmpv6::Message::Ndp(message))) => {
                 let answer = self.neighbors.on_ndp(&packet.ethernet, ip, message);
@@ -123,6 +134,12 @@ impl<D: Driver> Core<D> {
                 let base = bytes.len() - ethernet.len();
                 let packet_at = base + ethernet::HEADER_LEN;
                 let packet = packet_at..packet_at + ip.bytes.len();
+                // RFC 1122 §3.2.2, RFC 4443 §2.4e: nor about what was sent to all stations.
+                let quotable = if may_report(ip) && !station.is_multicast() {
+                    QUOTE_MAX
+                } else {
+                    0
+                };
                 let arrival = Arrival {
                     buffer: &frame,
                     base,
@@ -138,7 +155,7 @@ impl<D: Driver> Core<D> {
                         _ => 0,
                     },
                     transport: packet_at + ip.header_len..packet.end,
-                    quote: frame.sub(packet.start..packet.end.min(packet.start + QUOTE_MAX)),
+                    quote: frame.sub(packet.start..packet.end.min(packet.start + quotable)),
                 };
                 if let Some(owner) = self.on_transport(&arrival, transport, may_move) {
                     drop(arrival);
@@ -236,7 +253,8 @@ impl<D: Driver> Core<D> {
                 target_port,
                 payload,
             } => {
-                let to_dhcp = *target_port == 67;
+                let verdict = self.admission.judge(arrival.peer.remote, *target_port);
+                let to_dhcp = verdict == Verdict::Dhcp;
                 if unspecified && !to_dhcp {
                     self.counters.bump(Counter::DroppedSource);
                     return None;
@@ -309,6 +327,9 @@ impl<D: Driver> Core<D> {
         if !self.admission.may_speak(ip.source) {
             return self.counters.bump(Counter::DroppedSource);
         }
+        if self.admission.judge(ip.target, 0) == Verdict::Ignore {
+            return self.counters.bump(Counter::DroppedMulticast);
+        }
         match self.reassembler.add(self.now, GUEST, ip, fragment) {
             Outcome::Pending => {}
             Outcome::Complete(datagram) => {
@@ -320,7 +341,9 @@ impl<D: Driver> Core<D> {
     }
 
     fn on_neighbor_answer(&mut self, answer: &Answer) {
-        if let Some((address, mac)) = answer.learned {
+        if let Some((address, mac)) = answer.learned
+            && self.admission.may_speak(address)
+        {
             self.egress.remember_mac(address, mac);
         }
         if let Some(reply) = &answer.reply {

@@ -106,6 +106,8 @@ pub(crate) struct Core<D: Driver> {
     pub(crate) starved: Vec<u32>,
     /// Bytes copied out of pooled buffers, or kept because they came out of order.
     pub(crate) held_bytes: usize,
+    /// Sum of the receive windows of all TCP flows: what their guests may have sent before they know better.
+    pub(crate) windows: usize,
     /// When flows were last looked through for buffers to free.
     pub(crate) relieved_at: Instant,
     pub(crate) sockets: SocketPool,
@@ -167,6 +169,7 @@ impl<D: Driver> Core<D> {
             blocked: Vec::new(),
             starved: Vec::new(),
             held_bytes: 0,
+            windows: 0,
             relieved_at: now,
             draining: None,
             sockets: SocketPool::default(),

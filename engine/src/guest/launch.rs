@@ -25,6 +25,8 @@ pub struct GuestOptions {
     /// Whether addresses and routes are set (else the guest asks DHCP and listens to
     /// router advertisements).
     pub configure: bool,
+    /// Whether to do without the TAP's offloads, as where the kernel has none.
+    pub plain: bool,
     /// Whether the caller becomes uid 0 of the guest's user namespace (`run` without root).
     pub map_root: bool,
 }
@@ -36,6 +38,7 @@ impl Default for GuestOptions {
             queues: 1,
             mac: Some(Network::GUEST_MAC),
             configure: true,
+            plain: false,
             map_root: false,
         }
     }
@@ -224,6 +227,7 @@ fn order(options: &GuestOptions, network: &Network) -> Order {
     Order {
         ifname: options.ifname.clone(),
         queues: options.queues.clamp(1, DESCRIPTORS_MAX),
+        plain: options.plain,
         mtu: network.mtu,
         mac: options.mac.map(|MacAddress(bytes)| bytes),
         addresses: options.configure.then_some(addresses),

@@ -30,6 +30,8 @@ pub(crate) struct Order {
     pub(crate) ifname: String,
     /// How many queues to ask for.
     pub(crate) queues: usize,
+    /// Whether to do without offloads.
+    pub(crate) plain: bool,
     /// Link MTU in bytes.
     pub(crate) mtu: u16,
     /// MAC address to set; `None` leaves the one that it has.
@@ -233,6 +235,7 @@ mod tests {
         let order = ToStage::Order(Order {
             ifname: "tap0".into(),
             queues: 2,
+            plain: false,
             mtu: 65520,
             mac: Some([2, 0, 0, 0, 0, 3]),
             addresses: None,

@@ -130,8 +130,12 @@ fn die_with_parent(parent: Option<i32>) -> Result<(), Fault> {
 /// only then lets go of its TAP: a busy TAP may be free in a moment.
 fn open_tap(order: &Order) -> Result<Tap, TapError> {
     let until = Instant::now() + BUSY_PATIENCE;
+    let tap_options = TapOptions {
+        plain: order.plain,
+        ..TapOptions::default()
+    };
     loop {
-        match Tap::create(&order.ifname, order.queues, &TapOptions::default()) {
+        match Tap::create(&order.ifname, order.queues, &tap_options) {
             Err(TapError::Attach {
                 errno: rustix::io::Errno::BUSY,
                 ..

@@ -54,11 +54,6 @@ use ending::{KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, LINGER_PATIENCE};
 /// Bytes of the IP and TCP headers of a segment without options, by IP version.
 const HEADERS_V4: u16 = 40;
 const HEADERS_V6: u16 = 60;
-/// Receive window at the start; it doubles each time the guest has filled it once.
-const WINDOW_START: u32 = 64 << 10;
-/// Segments that a window holds at least. An update is only sent when it opens the window by a whole
-/// segment (RFC 1122 §4.2.3.3), which at MTU 65520 is nearly all of 64 KiB.
-const SEGMENTS_MIN: u32 = 4;
 /// Largest receive window. At 15 Gbit/s and a batch every 300 µs a window holds 560 KB.
 const WINDOW_MAX: u32 = 1 << 20;
 /// Bytes of the host's that wait for the guest, at the start and at most.
@@ -243,7 +238,6 @@ impl<D: Driver> Core<D> {
         if over && input.payload_len > 0 && flow.marks.blocked {
             return self.counters.bump(Counter::DroppedMemory);
         }
-        let scarce = self.held_bytes > self.limits.buffer_bytes / 2;
         let payload = &input.frame.bytes()[input.payload_at..][..input.payload_len];
         let config = self.tcp_configs.when(input.key.guest_address, over);
         let kept_before = flow.connection.out_of_order_bytes() as usize;
@@ -276,15 +270,16 @@ impl<D: Driver> Core<D> {
                 received.deliver.end as usize,
             );
             let at = input.payload_at;
-            self.held_bytes += flow.take_upload(input.frame.sub(at + start..at + end), scarce);
+            self.held_bytes += flow.take_upload(input.frame.sub(at + start..at + end));
         } else if input.payload_len > 0 && received.dropped.is_none() {
             self.counters.bump(Counter::TcpOutOfOrder);
         }
         if received.reassembled {
             while let Some(bytes) = flow.connection.take_reassembled() {
-                self.held_bytes += flow.take_upload(Slice::from_vec(bytes), scarce);
+                self.held_bytes += flow.take_upload(Slice::from_vec(bytes));
             }
         }
+        self.windows += flow.grow_window(self.limits.buffer_bytes, self.windows);
         let kept = flow.connection.out_of_order_bytes() as usize;
         self.held_bytes = (self.held_bytes + kept).saturating_sub(kept_before);
         flow.marks.guest_finished |= received.finished;
@@ -482,7 +477,9 @@ impl<D: Driver> Core<D> {
             let queue = SendQueue {
                 bytes: flow.download.bytes(),
                 finished: flow.marks.host_finished,
-                segment_max: self.egress.tcp_segment_max(peer.guest, config.mss),
+                segment_max: self
+                    .egress
+                    .tcp_segment_max(peer.guest, flow.connection.effective_mss()),
             };
             let Some(transmit) = flow.connection.poll_transmit(self.now, config, &queue) else {
                 break;
@@ -561,21 +558,14 @@ impl TcpFlow {
     }
 
     /// Queues bytes of the guest's; answers how many of them are in memory of their own.
-    fn take_upload(&mut self, slice: Slice, scarce: bool) -> usize {
+    fn take_upload(&mut self, slice: Slice) -> usize {
         if self.marks.host_broken {
             // Nobody is there to take them; the guest is about to hear of it.
             return 0;
         }
-        let bytes = slice.len() as u32;
+        self.window_filled = self.window_filled.saturating_add(slice.len() as u32);
         let owned = if slice.is_pooled() { 0 } else { slice.len() };
         self.upload.push(slice);
-        // The window doubles for a guest that fills it, as long as the host side keeps up.
-        self.window_filled += bytes;
-        let grows = self.window < WINDOW_MAX && !self.marks.blocked && !scarce;
-        if self.window_filled >= self.window && grows {
-            self.window = (self.window * 2).min(WINDOW_MAX);
-            self.window_filled = 0;
-        }
         owned
     }
 

@@ -29,6 +29,9 @@ pub(crate) fn tests() -> Vec<Test> {
         blind_resets,
         neighbour_lies,
         junk_for_the_services,
+        source_routes,
+        frames_for_other_stations,
+        no_errors_where_none_may_be,
     ]
 }
 
@@ -392,4 +395,133 @@ fn junk_for_the_services(world: &World) {
         attacker.send_between(ends, PROTOCOL_UDP, message, UDP_CHECKSUM_AT);
     }
     attacker.end();
+}
+
+/// A packet that wants to go on elsewhere goes nowhere: IPv4 options (RFC 791 §3.1), a routing header of
+/// IPv6 (RFC 8200 §4.4); and one with an option that demands to be understood.
+fn source_routes(world: &World) {
+    let attacker = Attacker::new(world, 13, &[]);
+    let servers = HOSTS.map(bind_udp);
+    for (ends, server) in ENDS.into_iter().zip(&servers) {
+        let target = server.local_addr().unwrap();
+        let datagram = udp(30_000, target.port(), b"routed");
+        let whole = packet(ends, PROTOCOL_UDP, datagram, UDP_CHECKSUM_AT);
+        let routes: &[(&[u8], u8)] = match ends.0 {
+            IpAddr::V4(_) => &[
+                (&[131, 7, 4, 198, 18, 0, 9, 0], 0),
+                (&[137, 7, 8, 198, 18, 0, 9, 0], 0),
+                (&[1, 1, 1, 131], 0),
+                (&[148, 9, 0, 0], 0),
+            ],
+            IpAddr::V6(_) => &[
+                (&[PROTOCOL_UDP, 0, 0, 1, 0, 0, 0, 0], 43),
+                (&[PROTOCOL_UDP, 0, 2, 1, 0, 0, 0, 0], 43),
+                (&[PROTOCOL_UDP, 0, 0xc9, 4, 0, 0, 0, 0], 60),
+                (&[PROTOCOL_UDP, 0, 1, 9, 0, 0, 0, 0], 0),
+            ],
+        };
+        for (options, protocol) in routes {
+            let packet = with_options(&whole, options, *protocol);
+            attacker.send_packet(ethertype(ends.0), &packet);
+        }
+    }
+    for server in servers {
+        nothing_came(&attacker, &server);
+    }
+    let summary = attacker.end();
+    for reason in [
+        "source_route",
+        "bad_ipv4_options",
+        "routing_header",
+        "bad_ipv6_option",
+    ] {
+        assert_dropped(&summary, reason);
+    }
+}
+
+/// Puts IPv4 options, or an extension header of this type, behind the header of a packet.
+fn with_options(whole: &[u8], options: &[u8], kind: u8) -> Vec<u8> {
+    let mut packet = whole.to_vec();
+    let at = if whole[0] >> 4 == 4 { 20 } else { 40 };
+    packet.splice(at..at, options.iter().copied());
+    if at == 20 {
+        packet[0] += (options.len() / 4) as u8;
+        let length = packet.len() as u16;
+        packet[2..4].copy_from_slice(&length.to_be_bytes());
+        packet[10..12].fill(0);
+        let sum = checksum(&[&packet[..at + options.len()]]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        packet[6] = kind;
+        let length = (packet.len() - 40) as u16;
+        packet[4..6].copy_from_slice(&length.to_be_bytes());
+    }
+    packet
+}
+
+/// A bridge in the guest sends what it has no place for everywhere. It is not for us.
+fn frames_for_other_stations(world: &World) {
+    let attacker = Attacker::new(world, 14, &[]);
+    let servers = HOSTS.map(bind_udp);
+    for (ends, server) in ENDS.into_iter().zip(&servers) {
+        let datagram = udp(30_000, server.local_addr().unwrap().port(), b"not for us");
+        let packet = packet(ends, PROTOCOL_UDP, datagram, UDP_CHECKSUM_AT);
+        let other = [2, 0x74, 0x6f, 0x77, 0, 0x99];
+        let frame = ethernet(other, attacker.link.mac(), ethertype(ends.0), &packet);
+        attacker.send(&frame);
+    }
+    for server in servers {
+        nothing_came(&attacker, &server);
+    }
+    assert_dropped(&attacker.end(), "another station");
+}
+
+/// RFC 1122 §3.2.2, RFC 4443 §2.4e: no ICMP error about an ICMP error, about what went to many, about a
+/// fragment but the first. The frames are of a protocol that nobody speaks, about which one is due else.
+fn no_errors_where_none_may_be(world: &World) {
+    const NOBODY_S: u8 = 253;
+    let attacker = Attacker::new(world, 15, &[]);
+    let own = attacker.link.mac();
+    let groups: [IpAddr; 2] = ["224.0.0.5".parse().unwrap(), "ff02::5".parse().unwrap()];
+    for (ends, group) in ENDS.into_iter().zip(groups) {
+        let kind = ethertype(ends.0);
+        let plain = |target: IpAddr| match (ends.0, target) {
+            (IpAddr::V4(source), IpAddr::V4(target)) => ipv4(source, target, NOBODY_S, 0, b"?"),
+            (IpAddr::V6(source), IpAddr::V6(target)) => ipv6(source, target, NOBODY_S, b"?"),
+            _ => unreachable!("one version"),
+        };
+        // To a group, and to all stations.
+        attacker.send_packet(kind, &plain(group));
+        attacker.send(&ethernet([0xff; 6], own, kind, &plain(ends.1)));
+        // An error about something, whatever it quotes.
+        let (icmp, error) = match ends.0 {
+            IpAddr::V4(_) => (PROTOCOL_ICMPV4, [3, 1, 0, 0, 0, 0, 0, 0]),
+            IpAddr::V6(_) => (PROTOCOL_ICMPV6, [1, 3, 0, 0, 0, 0, 0, 0]),
+        };
+        let error = [&error[..], &plain(ends.1)].concat();
+        attacker.send_between(ends, icmp, error, ICMP_CHECKSUM_AT);
+    }
+    // A later fragment alone.
+    let later = ipv4(GUEST4, HOST4, NOBODY_S, 100, b"?");
+    attacker.send_packet(ETHERTYPE_IPV4, &later);
+    round_trip(&attacker.bystander, b"all of these were seen");
+    let summary = attacker.end();
+    assert_eq!(errors_told(&summary), 0, "{summary}");
+
+    // The same, where one is due.
+    let attacker = Attacker::new(world, 16, &[]);
+    attacker.send_packet(ETHERTYPE_IPV4, &ipv4(GUEST4, HOST4, NOBODY_S, 0, b"?"));
+    attacker.send_packet(ETHERTYPE_IPV6, &ipv6(GUEST6, HOST6, NOBODY_S, b"?"));
+    let summary = attacker.end();
+    assert_eq!(errors_told(&summary), 2, "{summary}");
+}
+
+/// How many ICMP errors the guest was told, but for those that finding the gateway takes (a refused port).
+fn errors_told(summary: &str) -> u64 {
+    let count = |text| {
+        let line = summary.lines().find(|line| line.contains(text));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok())
+    };
+    let refused = count("is not open to guests").unwrap_or(0);
+    count("ICMP errors told").unwrap_or(0) - refused
 }

@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::support::frames::{PROTOCOL_ICMPV4, PROTOCOL_ICMPV6, PROTOCOL_UDP, RawLink};
 use crate::support::guest::{Guest, GuestSockets};
 use crate::support::harness::{Test, tests};
-use crate::support::namespace::Namespace;
+use crate::support::namespace::{Namespace, ip};
 use crate::support::payload;
 use crate::support::servers::udp;
 use crate::support::world::{ALIAS4, ALIAS6, GATEWAYS, HOSTS, Router, UNREACHABLE, World, any};
@@ -26,6 +26,7 @@ pub(crate) fn tests() -> Vec<Test> {
         time_exceeded_for_udp,
         time_exceeded_for_pings,
         port_unreachable_from_afar,
+        too_big_from_afar,
         unreachable_for_pings,
     ]
 }
@@ -298,6 +299,24 @@ fn port_unreachable_from_afar(world: &World) {
             .unwrap();
         let (kind, code) = if target.is_ipv4() { (3, 3) } else { (1, 4) };
         assert_eq!(errors.next(target), (target, kind, code));
+    }
+}
+
+/// A router of the host's side has a link that takes less: the guest hears of it, as from its own router.
+fn too_big_from_afar(world: &World) {
+    let router = world.router();
+    router.narrow(1300);
+    let guest = world.guest(&[]);
+    for (target, router) in Router::BEYOND.into_iter().zip(Router::ADDRESSES) {
+        let errors = Errors::open(&guest, target);
+        let socket = guest.udp(target);
+        socket
+            .send_to(payload::slice(0, 1400), (target, 33436))
+            .unwrap();
+        let (kind, code) = if target.is_ipv4() { (3, 4) } else { (2, 0) };
+        assert_eq!(errors.next(target), (router, kind, code));
+        let route = guest.enter(|| ip(&format!("route get {target}")));
+        assert!(route.contains("mtu 1300"), "what the guest learnt: {route}");
     }
 }
 

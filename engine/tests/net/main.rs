@@ -29,6 +29,8 @@ mod flood;
 mod hostile;
 mod icmp;
 mod limits;
+mod memory;
+mod offloads;
 mod path_mtu;
 mod policy;
 mod quiet;
@@ -67,9 +69,11 @@ fn main() -> ExitCode {
         attach::tests(),
         hostile::tests(),
         flood::tests(),
+        memory::tests(),
         path_mtu::tests(),
         faulty::tests(),
         crowd::tests(),
+        offloads::tests(),
     ];
     let trials = tests
         .into_iter()

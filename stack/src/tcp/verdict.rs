@@ -40,8 +40,9 @@ pub struct SendQueue {
     /// Whether the host sent EOF after these bytes. Once true, it stays, and `bytes` only falls.
     pub finished: bool,
     /// The largest payload of one [`Transmit`], in bytes: some 64 KiB when the link takes
-    /// super-frames. Not more than [`Config::mss`](super::Config::mss) says that it takes none: then a payload is never
-    /// longer than one segment of this connection, which options and the guest's MSS make shorter.
+    /// super-frames. Not more than [`Config::mss`](super::Config::mss) says that it takes none: then a
+    /// payload is never longer than one segment of this connection, which options and the guest's MSS
+    /// make shorter.
     pub segment_max: u32,
 }
 

@@ -19,6 +19,14 @@ const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET_MASK: u16 = 0x1fff;
 
+/// Types of options.
+mod option {
+    pub(super) const END: u8 = 0;
+    pub(super) const NO_OPERATION: u8 = 1;
+    pub(super) const LOOSE_SOURCE_ROUTE: u8 = 131;
+    pub(super) const STRICT_SOURCE_ROUTE: u8 = 137;
+}
+
 /// The fixed part of the header as it is on the wire.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -51,6 +59,11 @@ pub enum Error {
     BadHeaderLength,
     /// The header does not sum up.
     BadChecksum,
+    /// An option without an end.
+    BadOptions,
+    /// A source route: the packet wants to go on elsewhere. Nobody honest asks for one, and to
+    /// follow it would be a way around the checks of its target (RFC 7126 §4.3, §4.4).
+    SourceRoute,
 }
 
 /// A header to send, without options.
@@ -79,8 +92,8 @@ pub struct Emit {
 }
 
 impl Header {
-    /// Finds the header of a packet and its length in bytes with options (which are skipped), and
-    /// verifies its checksum. The total length is the caller's to judge.
+    /// Finds the header of a packet and its length in bytes with options (which are skipped but for
+    /// source routes), and verifies its checksum. The total length is the caller's to judge.
     pub fn parse(packet: &[u8]) -> Result<(&Self, usize), Error> {
         let (header, _) = Self::ref_from_prefix(packet).map_err(|_| Error::Truncated)?;
         if header.version_ihl >> 4 != 4 {
@@ -94,6 +107,9 @@ impl Header {
         // RFC 1122 §3.2.1.2: a host must verify the checksum and silently discard what fails.
         if !Sum::new().add(bytes).is_valid() {
             return Err(Error::BadChecksum);
+        }
+        if header_len > HEADER_LEN {
+            check_options(&bytes[HEADER_LEN..])?;
         }
         Ok((header, header_len))
     }
@@ -171,6 +187,25 @@ impl Emit {
     }
 }
 
+/// Walks over options (RFC 791 §3.1): a type, and but for the first two a length that counts both.
+fn check_options(mut options: &[u8]) -> Result<(), Error> {
+    while let Some(&kind) = options.first() {
+        let len = match kind {
+            option::END => return Ok(()),
+            option::NO_OPERATION => 1,
+            option::LOOSE_SOURCE_ROUTE | option::STRICT_SOURCE_ROUTE => {
+                return Err(Error::SourceRoute);
+            }
+            _ => match options.get(1) {
+                Some(&len) if len >= 2 => usize::from(len),
+                _ => return Err(Error::BadOptions),
+            },
+        };
+        options = options.get(len..).ok_or(Error::BadOptions)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +273,23 @@ mod tests {
         assert_eq!(broken(0, 0x46), Error::Truncated);
         assert_eq!(broken(8, 63), Error::BadChecksum);
         assert_eq!(Header::parse(&GOLDEN[..19]).unwrap_err(), Error::Truncated);
+    }
+
+    #[test]
+    fn options_are_passed_over_but_for_source_routes() {
+        for (options, verdict) in [
+            (&[1, 1, 1, 0][..], Ok(())),
+            (&[7, 7, 4, 0, 0, 0, 0, 0], Ok(())),
+            (&[0, 131, 3, 4], Ok(())),
+            (&[1, 131, 3, 4], Err(Error::SourceRoute)),
+            (&[137, 7, 4, 10, 0, 0, 1, 0], Err(Error::SourceRoute)),
+            (&[7, 0, 0, 0], Err(Error::BadOptions)),
+            (&[7, 1, 0, 0], Err(Error::BadOptions)),
+            (&[7, 5, 0, 0], Err(Error::BadOptions)),
+            (&[1, 1, 1, 7], Err(Error::BadOptions)),
+        ] {
+            assert_eq!(check_options(options), verdict, "{options:?}");
+        }
     }
 
     proptest! {

@@ -20,6 +20,9 @@ pub const FRAGMENT_HEADER_LEN: usize = 8;
 /// Extension headers that are walked over at most.
 pub const EXTENSION_HEADERS_MAX: usize = 8;
 
+/// One byte of padding.
+const PAD_1: u8 = 0;
+
 /// The fixed header as it is on the wire.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -50,6 +53,9 @@ pub enum Error {
     /// A routing header wants the packet to go on elsewhere; type 0 is refused by RFC 5095 §3,
     /// others because we are not a router of theirs.
     RoutingHeader,
+    /// An option that we don't know says that its packet shall be discarded then (RFC 8200 §4.2), or
+    /// its length leads out of its header.
+    BadOption,
     /// A fragment that is empty, ends beyond 65,535 bytes, or that is not the last and no
     /// multiple of 8 bytes (RFC 8200 §4.5).
     BadFragment,
@@ -203,13 +209,32 @@ pub fn walk_extensions(mut protocol: u8, bytes: &[u8], first: bool) -> Result<Wa
             return Err(Error::RoutingHeader);
         }
         let header_len = usize::from(len) * 8 + 8;
-        if rest.len() < header_len {
-            return Err(Error::BadExtensionHeader);
+        let header = rest.get(..header_len).ok_or(Error::BadExtensionHeader)?;
+        if protocol != protocol::ROUTING {
+            check_options(&header[2..])?;
         }
         offset += header_len;
         protocol = next;
     }
     Err(Error::TooManyExtensionHeaders)
+}
+
+/// Walks over options (RFC 8200 §4.2): a type, and but for the first a length of what follows. The type's
+/// two upper bits say what becomes of the packet where it is not known: 0 is to go on. We know
+/// padding only.
+fn check_options(mut options: &[u8]) -> Result<(), Error> {
+    while let Some((&kind, rest)) = options.split_first() {
+        if kind == PAD_1 {
+            options = rest;
+            continue;
+        }
+        let (&len, data) = rest.split_first().ok_or(Error::BadOption)?;
+        if kind >> 6 != 0 {
+            return Err(Error::BadOption);
+        }
+        options = data.get(usize::from(len)..).ok_or(Error::BadOption)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -254,6 +279,22 @@ mod tests {
         // Hop-by-hop options only directly behind the fixed header.
         let error = walk_extensions(protocol::HOP_BY_HOP, &bytes, false);
         assert_eq!(error, Err(Error::BadExtensionHeader));
+    }
+
+    #[test]
+    fn options_say_what_becomes_of_who_is_not_understood() {
+        for (options, verdict) in [
+            (&[0, 0, 0, 0, 0, 0][..], Ok(())),
+            (&[5, 2, 0, 0, 1, 0], Ok(())),
+            (&[0x1e, 4, 1, 2, 3, 4], Ok(())),
+            (&[0x5e, 4, 1, 2, 3, 4], Err(Error::BadOption)),
+            (&[0x9e, 4, 1, 2, 3, 4], Err(Error::BadOption)),
+            (&[0xc2, 4, 0, 1, 0, 0], Err(Error::BadOption)),
+            (&[1, 5, 0, 0, 0, 0], Err(Error::BadOption)),
+            (&[1, 3, 0, 0, 0, 1], Err(Error::BadOption)),
+        ] {
+            assert_eq!(check_options(options), verdict, "{options:?}");
+        }
     }
 
     #[test]

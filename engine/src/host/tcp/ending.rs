@@ -207,6 +207,7 @@ impl<D: Driver> Core<D> {
             self.driver.close(socket, reset);
         }
         flow.host = HostSide::Closed;
+        self.windows -= flow.window as usize;
         let held = flow.upload.clear() + flow.download.clear();
         let held = held + flow.connection.out_of_order_bytes() as usize;
         self.held_bytes = self.held_bytes.saturating_sub(held);

@@ -7,19 +7,35 @@
 //!
 //! **Each core.** Pooled buffers are never left to a flow that stands still: what it holds is copied
 //! out of them, and copies are counted (`held_bytes`), with what came out of order, against
-//! `--buffer-memory`. Beyond half of that, memory is *scarce*: a flow holds of the host's bytes only
-//! what its guest takes now, and windows begin at their least and don't grow. Beyond all of it, blocked
-//! flows take no more segments and nobody keeps what is out of order: it is not acknowledged, so the
-//! guest sends it again. Flows that move need no copies and go on.
+//! `--buffer-memory`. Half of that is for each direction.
+//!
+//! - From the guest: what was offered can't be taken back, and refusing it costs the guest a
+//!   retransmission timeout. So the sum of all windows (`windows`) is kept near that half: each new
+//!   window is a small part of what is left, down to a few segments, and a window grows by a larger part,
+//!   so that few connections get much and many get little.
+//! - From the host: beyond its half memory is *scarce*, and a flow holds only what its guest takes now.
+//!
+//! Beyond all of it, which out-of-order bytes may do, blocked flows take no more segments and
+//! nobody keeps what is out of order: it is not acknowledged, so the guest sends it again. Flows that
+//! move need no copies and go on.
 
 use std::time::Duration;
 
 use towpath_ring::driver::{BufferLevels, Driver, SocketId};
 
-use super::{DOWNLOAD_MAX, DOWNLOAD_START, TcpFlow};
+use super::{DOWNLOAD_MAX, DOWNLOAD_START, TcpFlow, WINDOW_MAX};
 use crate::core::Core;
 use crate::counters::Counter;
 
+/// Receive window at the start, while memory is plenty; it doubles each time the guest has filled it once.
+const WINDOW_START: u32 = 64 << 10;
+/// Segments that a window holds at least. An update is only sent when it opens the window by a whole
+/// segment (RFC 1122 §4.2.3.3), which at MTU 65520 is nearly all of 64 KiB.
+const SEGMENTS_MIN: u32 = 4;
+/// A new window takes at most one part in this many of the memory that is left for windows.
+const OPENING_PART: usize = 2048;
+/// A window grows by at most one part in this many of it.
+const GROWING_PART: usize = 16;
 /// How often all flows may be looked through for buffers that stand still.
 const RELIEF_INTERVAL: Duration = Duration::from_millis(1);
 /// A receive is armed when at least one part in this many of what may wait has room. Where more is taken at
@@ -91,7 +107,34 @@ impl<D: Driver> Core<D> {
     }
 }
 
+/// The memory that is left for windows, in bytes, of `memory` for both directions.
+fn left_for_windows(memory: usize, windows: usize) -> usize {
+    (memory / 2).saturating_sub(windows)
+}
+
+/// The receive window that a connection begins with, in bytes.
+pub(super) fn first_window(mss: u16, memory: usize, windows: usize) -> u32 {
+    let part = left_for_windows(memory, windows) / OPENING_PART;
+    let window = u32::try_from(part).map_or(WINDOW_START, |part| part.min(WINDOW_START));
+    window.max(SEGMENTS_MIN * u32::from(mss))
+}
+
 impl TcpFlow {
+    /// Doubles the window of a guest that has filled it, as long as the host side keeps up. Answers by how
+    /// many bytes it grew.
+    pub(super) fn grow_window(&mut self, memory: usize, windows: usize) -> usize {
+        if self.window_filled < self.window || self.window >= WINDOW_MAX || self.marks.blocked {
+            return 0;
+        }
+        let more = self.window.min(WINDOW_MAX - self.window);
+        if more as usize > left_for_windows(memory, windows) / GROWING_PART {
+            return 0;
+        }
+        self.window += more;
+        self.window_filled = 0;
+        more as usize
+    }
+
     /// Asks for as many of the host's bytes as the flow may hold, if it is worth it.
     pub(super) fn arm_receive<D: Driver>(
         &mut self,
@@ -128,5 +171,38 @@ impl TcpFlow {
         };
         let wanted = self.download_limit.min(window.saturating_add(batch));
         wanted.min(fair).max(DOWNLOAD_LEAST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::TcpConfigs;
+    use super::*;
+
+    const MEMORY: usize = 512 << 20;
+
+    #[test]
+    fn a_window_that_was_nearly_filled_opens_by_whole_segments() {
+        for mtu in [1280, 1500, 9000, 65_520] {
+            let configs = TcpConfigs::new(mtu, Duration::from_secs(7440));
+            for mss in [configs.v4.mss, configs.v6.mss] {
+                let window = first_window(mss, MEMORY, 0);
+                // The guest left less than a segment of it unused; taken, it opens by the rest.
+                assert!(window - u32::from(mss) >= u32::from(mss), "MTU {mtu}");
+                assert!((WINDOW_START..=WINDOW_MAX).contains(&window), "MTU {mtu}");
+            }
+        }
+    }
+
+    #[test]
+    fn windows_of_many_connections_stay_near_their_half_of_the_memory() {
+        for (memory, connections) in [(MEMORY, 60_000), (32 << 20, 4_000)] {
+            let mut windows = 0;
+            for _ in 0..connections {
+                windows += first_window(1460, memory, windows) as usize;
+            }
+            let least = connections * SEGMENTS_MIN as usize * 1460;
+            assert!(windows <= memory / 2 + least, "{windows} of {memory}");
+        }
     }
 }

@@ -5,9 +5,8 @@ use towpath_stack::Address;
 use towpath_stack::tcp::Connection;
 use towpath_stack::tcp::seq::SequenceNumber;
 
-use super::{
-    DOWNLOAD_START, HostSide, Marks, Pending, SEGMENTS_MIN, TcpFlow, TcpInput, WINDOW_START,
-};
+use super::memory::first_window;
+use super::{DOWNLOAD_START, HostSide, Marks, Pending, TcpFlow, TcpInput};
 use crate::core::Core;
 use crate::core::egress::Unreachable;
 use crate::core::timers::Armed;
@@ -61,6 +60,7 @@ impl<D: Driver> Core<D> {
             inet && input.hop_limit <= TRACED_HOPS && self.driver.set_report_errors(socket).is_ok();
         let config = self.tcp_configs.towards(input.key.guest_address);
         let first = self.initial_sequences.initial(&input.key, self.now, used);
+        let window = first_window(config.mss, self.limits.buffer_bytes, self.windows);
         let connect_until = self.now + self.limits.connect_timeout;
         let flow = TcpFlow {
             connection: Connection::from_syn(self.now, config, &input.segment, first),
@@ -72,7 +72,7 @@ impl<D: Driver> Core<D> {
             },
             upload: SliceQueue::default(),
             download: SliceQueue::default(),
-            window: first_window(config.mss, self.is_memory_scarce()),
+            window,
             window_filled: 0,
             download_limit: DOWNLOAD_START,
             armed: Armed::default(),
@@ -88,6 +88,7 @@ impl<D: Driver> Core<D> {
             },
         };
         let index = self.tcp.insert(input.key, input.hash, flow);
+        self.windows += window as usize;
         let ticket = self.half_open.add(input.key.guest_address, index);
         self.counters.bump(Counter::TcpOpened);
         let id = FlowId::tcp(index);
@@ -185,35 +186,12 @@ impl<D: Driver> Core<D> {
     }
 }
 
-/// The receive window that a connection begins with, in bytes.
-fn first_window(mss: u16, scarce: bool) -> u32 {
-    let least = SEGMENTS_MIN * u32::from(mss);
-    if scarce {
-        least
-    } else {
-        least.max(WINDOW_START)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{TcpConfigs, WINDOW_MAX};
-    use super::*;
     use std::time::Duration;
 
-    #[test]
-    fn a_window_that_was_nearly_filled_opens_by_whole_segments() {
-        for mtu in [1280, 1500, 9000, 65_520] {
-            let configs = TcpConfigs::new(mtu, Duration::from_secs(7440));
-            for mss in [configs.v4.mss, configs.v6.mss] {
-                let window = first_window(mss, false);
-                // The guest left less than a segment of it unused; taken, it opens by the rest.
-                assert!(window - u32::from(mss) >= u32::from(mss), "MTU {mtu}");
-                assert!(first_window(mss, true) <= window, "MTU {mtu}");
-                assert!((WINDOW_START..=WINDOW_MAX).contains(&window), "MTU {mtu}");
-            }
-        }
-    }
+    use super::super::TcpConfigs;
+    use super::*;
 
     #[test]
     fn the_mss_is_what_a_packet_of_the_link_holds() {

@@ -181,9 +181,7 @@ impl World {
         ip("route add 198.18.102.0/24 via 198.18.100.2");
         ip("route add 2001:db8:101::/64 via 2001:db8:100::2");
         ip("route add 2001:db8:102::/64 via 2001:db8:100::2");
-        Router {
-            _namespace: namespace,
-        }
+        Router { namespace }
     }
 
     /// Another machine on a link of this world's, with addresses of its own, that may fall silent.
@@ -230,7 +228,7 @@ impl World {
 
 /// The router of [`World::router`].
 pub(crate) struct Router {
-    _namespace: Namespace,
+    namespace: Namespace,
 }
 
 impl Router {
@@ -239,6 +237,17 @@ impl Router {
         IpAddr::V4(Ipv4Addr::new(198, 18, 100, 2)),
         IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 2)),
     ];
+    /// From now on it passes on packets of this many bytes at most.
+    pub(crate) fn narrow(&self, mtu: u16) {
+        self.namespace.enter(|| {
+            for gateway in ["198.18.100.1", "2001:db8:100::1"] {
+                ip(&format!(
+                    "route replace default via {gateway} mtu lock {mtu}"
+                ));
+            }
+        });
+    }
+
     /// Addresses of its own behind it, where no server is.
     pub(crate) const BEHIND: [IpAddr; 2] = [
         IpAddr::V4(Ipv4Addr::new(198, 18, 101, 1)),
