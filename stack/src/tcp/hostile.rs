@@ -204,7 +204,15 @@ impl Subject {
             let len = payload.end - payload.start;
             prop_assert!(payload.end <= self.queue.bytes && len <= self.queue.segment_max);
             prop_assert!(gso_size.is_none_or(|size| u32::from(size) < len));
-            prop_assert!(segment.options.sack.as_slice().len() <= 4);
+            let sack = segment.options.sack.as_slice();
+            prop_assert!(sack.len() <= 4);
+            for (i, &(left, right)) in sack.iter().enumerate() {
+                prop_assert!(left.before(right));
+                // Only the first may tell what came twice (RFC 2883).
+                prop_assert!(i == 0 || segment.acknowledgment.before(left));
+            }
+            // A segment without payload is never to be marked (RFC 3168 §6.1.4).
+            prop_assert!(len > 0 || segment.ecn == Ecn::NotCapable);
             prop_assert_eq!(segment.source_port, 80);
         }
         Err(TestCaseError::fail("poll_transmit never ends"))

@@ -51,8 +51,9 @@
 //!
 //! # States
 //!
-//! `states.md` says what happens in each, event by event. Those of RFC 9293 §3.3.2 without LISTEN, and one before them: a guest's SYN makes a connection
-//! that is [`State::Held`] and silent while the engine connects the host side. Then
+//! `states.md` says what happens in each, event by event. They are those of RFC 9293 §3.3.2 without
+//! LISTEN, and one before them: a guest's SYN makes a connection that is [`State::Held`] and silent
+//! while the engine connects the host side. Then
 //! [`Connection::accept`] makes the SYN-ACK due, or [`Connection::abort`] gives the RST that refuses;
 //! dropping the connection leaves the guest to its timeout. A FIN goes out when
 //! [`SendQueue::finished`] says that the host's side ended and all before it was sent, so half-close
@@ -73,10 +74,10 @@
 //!
 //! Urgent data is delivered in line and in order; the mark is not carried on to the host's peer. There,
 //! without SO_OOBINLINE, it would take a byte out of the stream, and which one the two ends of a
-//! socket API disagree about (RFC 6093 §3.1, §3.2); middleboxes clear it anyway (§3.4). No Nagle: the host's kernel has joined small
-//! writes already. No Fast Open (payload in a SYN is left to be sent again), no
-//! authentication. Ports are told here only to fill headers; addresses and checksums are the
-//! caller's.
+//! socket API disagree about (RFC 6093 §3.1, §3.2); middleboxes clear it anyway (§3.4). No Nagle: the
+//! host's kernel has joined small writes already. No Fast Open (payload in a SYN is left to be sent
+//! again), no authentication. Ports are told here only to fill headers; addresses and checksums are
+//! the caller's.
 
 mod acknowledge;
 mod config;

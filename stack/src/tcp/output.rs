@@ -96,19 +96,19 @@ impl Connection {
         let payload_max = u32::from(self.agreed.payload_max());
         let sack = self.receive.sack_blocks(self.agreed.sack_blocks_max());
         let size = payload_max - u32::from(sack_len(sack.as_slice().len()));
-        // A link that takes no super-frames can't cut them. And what says CWR is not cut by any.
+        // A link that takes no super-frames can't cut them.
         let alone = SendQueue {
             segment_max: queue.segment_max.min(size),
             ..*queue
         };
-        let cuts = queue.segment_max > u32::from(config.mss) && !self.ecn.reduced;
+        let cuts = queue.segment_max > u32::from(config.mss);
         let queue = if cuts { queue } else { &alone };
         let mut chunk = self.send.next(queue, size);
         if chunk.is_none() && self.probe_due && !self.send.is_in_flight() {
             chunk = self.send.probe(queue, size);
         }
         self.probe_due = false;
-        let Some(chunk) = chunk else {
+        let Some(mut chunk) = chunk else {
             if mem::take(&mut self.loss_timer_stale) {
                 // Once for all that happened in this turn.
                 self.arm_loss_timer(now);
@@ -120,6 +120,10 @@ impl Connection {
             }
             return None;
         };
+        if self.ecn.reduced && !chunk.retransmission && chunk.len > size {
+            // What says CWR is not cut by a link.
+            chunk.truncate(size);
+        }
         Some(self.transmit_chunk(now, config, &chunk, sack, size))
     }
 
@@ -149,17 +153,17 @@ impl Connection {
             };
         }
         let fresh = chunk.len > 0 && !chunk.retransmission && !chunk.probe;
-        let ecn = if self.ecn.agreed && fresh {
+        let may_be_marked = self.ecn.agreed && fresh;
+        if may_be_marked {
             flags = flags | self.ecn.data_flags(chunk.start + chunk.len);
+        }
+        self.note_ack_sent(true);
+        let ecn = if may_be_marked {
             Ecn::Capable
         } else {
             Ecn::NotCapable
         };
-        self.note_ack_sent(true);
-        let segment = Segment {
-            ecn,
-            ..self.header(now, config, chunk.start, flags, sack)
-        };
+        let segment = self.header(now, config, chunk.start, flags, sack, ecn);
         let first = chunk.start.since(front);
         Transmit {
             payload: first..first + chunk.len,
@@ -189,7 +193,7 @@ impl Connection {
     fn transmit_bare(&mut self, now: Instant, config: &Config, sequence: Seq) -> Transmit {
         let sack = self.receive.sack_blocks(self.agreed.sack_blocks_max());
         self.note_ack_sent(false);
-        let segment = self.header(now, config, sequence, Flags::ACK, sack);
+        let segment = self.header(now, config, sequence, Flags::ACK, sack, Ecn::NotCapable);
         self.with_ports(segment)
     }
 
@@ -207,6 +211,7 @@ impl Connection {
         sequence: Seq,
         flags: Flags,
         sack: SackBlocks,
+        ecn: Ecn,
     ) -> Segment {
         let timestamps = self.agreed.timestamps.then(|| Timestamps {
             value: now.as_millis_wrapping(),
@@ -222,6 +227,7 @@ impl Connection {
                 sack,
                 ..Options::default()
             },
+            ecn,
             ..Segment::default()
         }
     }

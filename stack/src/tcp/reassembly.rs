@@ -113,9 +113,7 @@ impl Reassembly {
             }
             at = gap_end;
         }
-        if self.run_around(start).is_some() {
-            self.note_recent(start);
-        }
+        self.note_recent(start);
         kept
     }
 
@@ -196,6 +194,7 @@ impl Reassembly {
         // What follows the last chunk is what comes most often.
         match self.chunks.back() {
             Some(last) if last.end().at_or_before(seq) => self.chunks.len(),
+            Some(last) if last.start.at_or_before(seq) => self.chunks.len() - 1,
             _ => self.chunks.partition_point(|c| c.end().at_or_before(seq)),
         }
     }
@@ -267,9 +266,12 @@ impl Reassembly {
     }
 
     fn note_recent(&mut self, seq: Seq) {
+        let Some((left, right)) = self.run_around(seq) else {
+            return;
+        };
         // An older mark in the same run would be told twice: it gives its place.
-        let run = self.run_around(seq);
-        let same_run = |mark: &Option<Seq>| mark.is_some_and(|m| self.run_around(m) == run);
+        let same_run =
+            |mark: &Option<Seq>| mark.is_some_and(|m| left.at_or_before(m) && m.before(right));
         let place = self.recent.iter().position(same_run).unwrap_or(RECENT - 1);
         self.recent[..=place].rotate_right(1);
         self.recent[0] = Some(seq);

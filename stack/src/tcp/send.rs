@@ -68,6 +68,13 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
+    /// Less of it: the first `len` bytes.
+    pub(super) fn truncate(&mut self, len: u32) {
+        self.len = len;
+        self.fin = false;
+        self.last = false;
+    }
+
     pub(super) fn end(&self) -> Seq {
         self.start + self.len + u32::from(self.fin)
     }
