@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use smallvec::SmallVec;
 use towpath_ring::buffer::Slice;
-use towpath_ring::driver::{Driver, Errno, ErrorOrigin, LinkFeatures, LinkId, SocketError};
+use towpath_ring::driver::{
+    Driver, Errno, ErrorOrigin, FRAME_HEADER_MAX, LinkFeatures, LinkId, SocketError,
+};
 use towpath_stack::build::{
     self, Checksum, ERROR_MAX, EchoHeader, Envelope, Fragments, HEADER_MAX, HOP_LIMIT, IcmpError,
 };
@@ -404,7 +406,14 @@ impl Egress {
 
     /// A whole frame that was built elsewhere (ARP, neighbour discovery).
     pub(crate) fn frame<D: Driver>(&self, driver: &mut D, frame: &[u8]) {
-        self.write(driver, frame, &Offload::NONE, &[]);
+        // A driver copies no more than headers; an ICMP error that quotes much is longer.
+        let (header, rest) = frame.split_at(frame.len().min(FRAME_HEADER_MAX - OFFLOAD));
+        if rest.is_empty() {
+            self.write(driver, header, &Offload::NONE, &[]);
+        } else {
+            let rest = [Slice::from_vec(rest.to_vec())];
+            self.write(driver, header, &Offload::NONE, &rest);
+        }
     }
 
     fn write<D: Driver>(
@@ -547,5 +556,35 @@ fn mtu_parameter(v4: bool, kind: u8, code: u8, mtu: u32) -> u32 {
         (true, 3, 4) => mtu & 0xffff,
         (false, 2, _) => mtu,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use towpath_ring::driver::sim::{Answer, Random, SimConfig, SimDriver, SimHost};
+
+    #[test]
+    fn frames_of_every_length_reach_the_link_whole() {
+        for offload_header in [false, true] {
+            let link = LinkFeatures {
+                offload_header,
+                ..LinkFeatures::default()
+            };
+            let config = SimConfig {
+                link: Some(link),
+                ..SimConfig::default()
+            };
+            let host = SimHost::new(|_| Answer::Never);
+            let mut driver = SimDriver::new(config, host, Random::new(0), 0).unwrap();
+            let egress = Egress::new(LinkId(0), link, MacAddress([2; 6]), 1500);
+            for len in [14, 182, 183, 192, 193, ERROR_MAX] {
+                let frame: Vec<u8> = (0..len).map(|at| at as u8).collect();
+                egress.frame(&mut driver, &frame);
+                let written = driver.take_frame().expect("the link took it");
+                let in_front = if offload_header { OFFLOAD } else { 0 };
+                assert_eq!(written[in_front..], frame, "{len} bytes");
+            }
+        }
     }
 }
