@@ -566,3 +566,33 @@ fn mtu_parameter(v4: bool, kind: u8, code: u8, mtu: u32) -> u32 {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use towpath_ring::driver::sim::{Answer, Random, SimConfig, SimDriver, SimHost};
+
+    #[test]
+    fn frames_of_every_length_reach_the_link_whole() {
+        for offload_header in [false, true] {
+            let link = LinkFeatures {
+                offload_header,
+                ..LinkFeatures::default()
+            };
+            let config = SimConfig {
+                link: Some(link),
+                ..SimConfig::default()
+            };
+            let host = SimHost::new(|_| Answer::Never);
+            let mut driver = SimDriver::new(config, host, Random::new(0), 0).unwrap();
+            let egress = Egress::new(LinkId(0), link, MacAddress([2; 6]), 1500);
+            for len in [14, 182, 183, 192, 193, ERROR_MAX] {
+                let frame: Vec<u8> = (0..len).map(|at| at as u8).collect();
+                egress.frame(&mut driver, &frame);
+                let written = driver.take_frame().expect("the link took it");
+                let in_front = if offload_header { OFFLOAD } else { 0 };
+                assert_eq!(written[in_front..], frame, "{len} bytes");
+            }
+        }
+    }
+}

@@ -29,11 +29,6 @@ pub(crate) fn check(world: &mut World) -> Result<(), String> {
     for index in 0..world.plan.flows.len() {
         check_flow(world, index).map_err(|why| format!("flow {index}: {why}"))?;
     }
-    for peer in &world.left {
-        if peer.app.failed.is_none() {
-            return Err("a connection was made twice and the first did not fail".into());
-        }
-    }
     check_memory(world)?;
     check_counters(world)
 }
@@ -44,7 +39,12 @@ fn check_flow(world: &World, index: usize) -> Result<(), String> {
     let Some(guest) = guest else {
         return Err("the guest's connection never came to an end".into());
     };
-    let host = world.peers[index].as_ref().map(|peer| &peer.app);
+    let hosts = || world.peers[index].iter().map(|peer| &peer.app);
+    // A SYN that came late or again makes a connection that the guest knows nothing of.
+    let host = hosts().max_by_key(|app| (app.failed.is_none(), app.read + app.written));
+    if hosts().filter(|app| app.failed.is_none()).count() > 1 {
+        return Err("more than one connection did not fail".into());
+    }
     let over = |app: &App, who: &str| {
         if app.is_over() {
             Ok(())
@@ -108,6 +108,8 @@ fn check_memory(world: &mut World) -> Result<(), String> {
     }
     for core in world.cores() {
         let driver = core.driver_mut();
+        // Buffers that another core gave back are seen by the next wait.
+        driver.collect_buffers();
         if !driver.is_idle() {
             return Err("operations are outstanding when all is over".into());
         }
@@ -126,7 +128,7 @@ fn check_memory(world: &mut World) -> Result<(), String> {
 }
 
 fn check_counters(world: &mut World) -> Result<(), String> {
-    let peers = world.peers.iter().flatten().chain(&world.left);
+    let peers = world.peers.iter().flatten();
     let taken: u64 = peers.map(|peer| peer.stream.taken()).sum();
     let sum = |world: &mut World, counter| -> u64 {
         let cores = world.cores().iter();

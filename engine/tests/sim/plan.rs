@@ -76,6 +76,8 @@ pub(crate) struct Plan {
     /// How long a core is busy at most after a turn, so that more waits for its next.
     pub(crate) busy_ns: u64,
     pub(crate) cores: usize,
+    /// Whether the first core alone reads the link; else each frame comes to any of them.
+    pub(crate) one_queue: bool,
     pub(crate) lane_frames: usize,
     pub(crate) flows: Vec<FlowPlan>,
 }
@@ -99,6 +101,7 @@ impl Plan {
                 ..faults
             }
         };
+        let mut lanes = Random::named(seed, "lanes", 0);
         let begins_at = random.below(1 << 50);
         let count = random.pick(&[1, 1, 2, 3, 5, 8]);
         let flows = (0..count)
@@ -120,8 +123,9 @@ impl Plan {
             stream_buffers: random.pick(&[3, 16, 64]),
             stream_buffer_bytes: random.pick(&[2 << 10, 16 << 10]),
             busy_ns: random.pick(&[0, 20 * US, 300 * US]),
-            cores: 1,
-            lane_frames: 256,
+            cores: lanes.pick(&[1, 1, 1, 2, 4]),
+            one_queue: lanes.chance(5_000),
+            lane_frames: lanes.pick(&[1, 4, 256]),
             flows,
         }
     }

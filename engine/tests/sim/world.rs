@@ -34,9 +34,8 @@ pub(crate) struct World {
     /// Until when each core is busy with its last turn.
     busy_until: Vec<u64>,
     host: SimHost,
-    /// The peer of each connection, and those whose connection was given up and then made anew.
-    pub(crate) peers: Vec<Option<Peer>>,
-    pub(crate) left: Vec<Peer>,
+    /// The peers of each connection: one, unless a SYN that came late or again made another.
+    pub(crate) peers: Vec<Vec<Peer>>,
     pub(crate) guest: Guest,
     up: SimLink,
     down: SimLink,
@@ -116,8 +115,7 @@ impl World {
             busy_until: vec![0; cores.len()],
             cores,
             host,
-            peers: plan.flows.iter().map(|_| None).collect(),
-            left: Vec::new(),
+            peers: plan.flows.iter().map(|_| Vec::new()).collect(),
             guest,
             up: SimLink::new(plan.up.clone(), random.branch(), writer.spared() + 14),
             down: SimLink::new(plan.down.clone(), random.branch(), writer.spared() + 14),
@@ -188,7 +186,7 @@ impl World {
 
     fn next_at(&mut self) -> Option<u64> {
         let now = self.now;
-        let peers = self.peers.iter().flatten().chain(&self.left);
+        let peers = self.peers.iter().flatten();
         let peers = peers.filter_map(|peer| peer.app.next_at(now)).min();
         let cores = (0..self.cores.len()).filter_map(|core| self.core_at(core));
         let cores = cores.min();
@@ -223,7 +221,12 @@ impl World {
         }
         self.step_peers()?;
         while let Some(frame) = self.up.take(now) {
-            let reader = self.random.below(self.cores.len() as u64) as usize;
+            let readers = if self.plan.one_queue {
+                1
+            } else {
+                self.cores.len()
+            };
+            let reader = self.random.below(readers as u64) as usize;
             let driver = self.cores[reader].driver_mut();
             driver.set_now(now);
             driver.deliver_frame(frame);
@@ -244,12 +247,11 @@ impl World {
             self.trace.note(now, &[index as u8], || {
                 format!("flow {index}: host accepts")
             });
-            self.left
-                .extend(self.peers[index].replace(Peer { app, stream }));
+            self.peers[index].push(Peer { app, stream });
         }
         let peers = self.peers.iter_mut().enumerate();
-        let peers = peers.filter_map(|(index, peer)| Some((index, peer.as_mut()?)));
-        for (index, peer) in peers.chain(self.left.iter_mut().map(|peer| (usize::MAX, peer))) {
+        let peers = peers.flat_map(|(index, all)| all.iter_mut().map(move |peer| (index, peer)));
+        for (index, peer) in peers {
             let before = (peer.app.written, peer.app.read, peer.app.is_over());
             peer.app
                 .act(now, &mut peer.stream)
@@ -299,7 +301,7 @@ fn cores(
     random: &mut Random,
 ) -> Vec<BareCore<SimDriver>> {
     let sequence_key = random.next();
-    let drivers = (0..plan.cores).map(|_| {
+    let drivers = (0..plan.cores).map(|core| {
         let config = SimConfig {
             link: Some(features),
             tap_buffers: plan.tap_buffers,
@@ -312,7 +314,7 @@ fn cores(
         let driver = SimDriver::new(config, host.clone(), random.branch(), plan.begins_at);
         let mut driver = driver.expect("memory for buffers");
         let service = driver.adopt_mute();
-        (driver, service, true)
+        (driver, service, core == 0 || !plan.one_queue)
     });
     let setup = Setup {
         network,

@@ -36,8 +36,13 @@ impl FilledPool {
         unsafe { self.0.lend(index, len) }
     }
 
-    /// How many buffers no slice holds. (One that a parcel of another thread gave back counts from
-    /// the next [`lend`](Self::lend) on.)
+    /// Takes back the buffers that parcels of other threads gave back.
+    pub fn collect(&mut self) {
+        self.0.collect_returned();
+    }
+
+    /// How many buffers no slice holds. (One that a parcel gave back counts from the next
+    /// [`lend`](Self::lend) or [`collect`](Self::collect) on.)
     #[must_use]
     pub fn free(&self) -> usize {
         self.0.home_count()

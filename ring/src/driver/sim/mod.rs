@@ -258,6 +258,13 @@ impl SimDriver {
         self.sockets.len()
     }
 
+    /// Takes back the buffers that were let go on other cores.
+    pub fn collect_buffers(&mut self) {
+        for pool in [&mut self.frames, &mut self.streams, &mut self.datagrams] {
+            pool.collect();
+        }
+    }
+
     /// Whether no operation is outstanding or unheard of, other than `receive_from`.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -694,6 +701,7 @@ impl Driver for SimDriver {
     fn wait(&mut self, deadline: Option<u64>, completions: &mut Vec<Completion>) -> io::Result<()> {
         self.counters.enters += 1;
         self.held.clear();
+        self.collect_buffers();
         let before = completions.len();
         loop {
             self.collect(completions);
