@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use smallvec::SmallVec;
 use towpath_ring::buffer::Slice;
-use towpath_ring::driver::{Driver, Errno, ErrorOrigin, LinkFeatures, LinkId, SocketError};
+use towpath_ring::driver::{
+    Driver, Errno, ErrorOrigin, FRAME_HEADER_MAX, LinkFeatures, LinkId, SocketError,
+};
 use towpath_stack::build::{
     self, Checksum, ERROR_MAX, EchoHeader, Envelope, Fragments, HEADER_MAX, HOP_LIMIT, IcmpError,
 };
@@ -402,9 +404,12 @@ impl Egress {
         self.macs.get(address).copied()
     }
 
-    /// A whole frame that was built elsewhere (ARP, neighbour discovery).
+    /// A whole frame that was built elsewhere (ARP, neighbour discovery, ICMP errors).
     pub(crate) fn frame<D: Driver>(&self, driver: &mut D, frame: &[u8]) {
-        self.write(driver, frame, &Offload::NONE, &[]);
+        // The driver takes so much as a header; an ICMP error that quotes may be longer.
+        let (header, rest) = frame.split_at(frame.len().min(FRAME_HEADER_MAX - OFFLOAD));
+        let rest = (!rest.is_empty()).then(|| Slice::from_vec(rest.to_vec()));
+        self.write(driver, header, &Offload::NONE, rest.as_slice());
     }
 
     fn write<D: Driver>(
