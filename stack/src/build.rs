@@ -380,15 +380,21 @@ pub fn icmp_error(
     len
 }
 
-/// Whether an ICMP error may be sent about a packet (RFC 1122 §3.2.2, RFC 4443 §2.4e): not about
-/// errors, nor about what went to or came from many, nor about fragments but the first. Whether
-/// the frame itself was a link-layer broadcast is for the caller to know.
-pub fn may_report(packet: &IpPacket<'_>) -> bool {
+/// Whether an ICMP error may be sent about what `source` sent to `target`: not when either is
+/// many hosts or none (RFC 1122 §3.2.2, RFC 4443 §2.4e).
+pub fn may_report_between(source: &Address, target: &Address) -> bool {
     let of_one_host = |address: &Address| match address.as_v4() {
         Some([a, b, c, d]) => a != 0 && a < 224 && [a, b, c, d] != [255; 4],
         None => *address != Address::UNSPECIFIED_V6 && address.octets()[0] != 0xff,
     };
-    if !of_one_host(&packet.source) || !of_one_host(&packet.target) {
+    of_one_host(source) && of_one_host(target)
+}
+
+/// Whether an ICMP error may be sent about a packet (RFC 1122 §3.2.2, RFC 4443 §2.4e): not about
+/// errors, nor about what went to or came from many, nor about fragments but the first. Whether
+/// the frame itself was a link-layer broadcast is for the caller to know.
+pub fn may_report(packet: &IpPacket<'_>) -> bool {
+    if !may_report_between(&packet.source, &packet.target) {
         return false;
     }
     match &packet.content {

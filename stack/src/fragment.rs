@@ -18,6 +18,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::build::may_report;
 use crate::parse::{Fragment, IpPacket};
 use crate::{Address, Instant};
 
@@ -115,8 +116,8 @@ pub struct Expired<'a> {
     /// Destination address.
     pub target: Address,
     /// The packet of the first fragment from its IP header on, for an ICMP "fragment reassembly
-    /// time exceeded"; `None` when the first fragment never came, and then none is sent
-    /// (RFC 1122 §3.3.2, RFC 8200 §4.5).
+    /// time exceeded"; `None` when none is sent: the first fragment never came (RFC 1122 §3.3.2,
+    /// RFC 8200 §4.5), or no error may be sent about it.
     pub first_header: Option<&'a [u8]>,
 }
 
@@ -163,6 +164,8 @@ struct First {
     hop_limit: u8,
     traffic_class: u8,
     header: Vec<u8>,
+    /// Whether an ICMP error may be sent about it.
+    reportable: bool,
 }
 
 impl Reassembler {
@@ -268,7 +271,8 @@ impl Reassembler {
                     identification: _,
                     protocol: _,
                 } = assembly.key;
-                let first_header = assembly.first.as_ref().map(|first| &first.header[..]);
+                let first = assembly.first.as_ref().filter(|first| first.reportable);
+                let first_header = first.map(|first| &first.header[..]);
                 on_expired(Expired {
                     guest,
                     source,
@@ -346,6 +350,7 @@ impl Assembly {
                         hop_limit: packet.hop_limit,
                         traffic_class: packet.traffic_class,
                         header: Vec::from(quote),
+                        reportable: may_report(packet),
                     });
                 }
                 Ok(self
@@ -439,6 +444,7 @@ impl Assembly {
             hop_limit,
             mut traffic_class,
             header,
+            reportable: _,
         } = self.first?;
         if self.congested && traffic_class & CONGESTED != 0 {
             traffic_class |= CONGESTED;
@@ -704,6 +710,44 @@ mod tests {
         );
         assert!(r.is_empty());
         assert_eq!(r.bytes(), 0);
+    }
+
+    #[test]
+    fn no_error_is_sent_about_what_went_to_many_or_is_an_error() {
+        let many = Address::v4([224, 0, 0, 1]);
+        let one = addresses(true).1;
+        for (target, protocol, kind, reported) in [
+            (one, 17, 0, true),
+            (many, 17, 0, false),
+            (one, 1, 8, true),
+            (one, 1, 3, false),
+        ] {
+            let fragment = Fragment {
+                identification: 1,
+                offset: 0,
+                more: true,
+                protocol,
+                payload: &[kind; 8],
+            };
+            let packet = IpPacket {
+                source: addresses(true).0,
+                target,
+                hop_limit: 64,
+                traffic_class: 0,
+                dont_fragment: false,
+                protocol,
+                bytes: b"the first packet",
+                header_len: 20,
+                content: Content::Fragment(fragment),
+            };
+            let mut r = Reassembler::new(Limits::default());
+            r.add(NOW, 1, &packet, &fragment);
+            let mut told = vec![];
+            r.expire(NOW + Duration::from_secs(30), |e| {
+                told.push(e.first_header.is_some())
+            });
+            assert_eq!(told, [reported], "{target} {protocol} {kind}");
+        }
     }
 
     proptest! {

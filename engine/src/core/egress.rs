@@ -534,6 +534,9 @@ impl<D: Driver> Core<D> {
         error: &IcmpError,
         packet: &[u8],
     ) {
+        if !build::may_report_between(&peer.guest, &peer.remote) {
+            return;
+        }
         let sent =
             self.egress
                 .icmp_error(&mut self.driver, self.now, &peer, offender, error, packet);
