@@ -79,6 +79,7 @@ mod expiry;
 #[cfg(test)]
 mod hostile;
 mod input;
+mod invariants;
 mod options;
 mod output;
 mod path_mtu;
@@ -99,5 +100,7 @@ mod verdict;
 
 pub use config::Config;
 pub use connection::Connection;
+#[doc(hidden)]
+pub use invariants::Invariants;
 pub use reset::reset_for;
 pub use verdict::{Dropped, Reason, Received, SendQueue, State, TimerOutcome, Transmit};
