@@ -204,6 +204,8 @@ impl Subject {
             let len = payload.end - payload.start;
             prop_assert!(payload.end <= self.queue.bytes && len <= self.queue.segment_max);
             prop_assert!(gso_size.is_none_or(|size| u32::from(size) < len));
+            let takes_super_frames = self.queue.segment_max > u32::from(self.config.mss);
+            prop_assert!(gso_size.is_none() || takes_super_frames);
             prop_assert!(segment.options.sack.as_slice().len() <= 4);
             prop_assert_eq!(segment.source_port, 80);
         }

@@ -94,12 +94,13 @@ impl Connection {
         let payload_max = u32::from(self.agreed.payload_max());
         let sack = self.receive.sack_blocks(self.agreed.sack_blocks_max());
         let size = payload_max - u32::from(sack_len(sack.as_slice().len()));
-        // What says CWR is not cut by a link.
-        let alone = SendQueue {
-            segment_max: queue.segment_max.min(size),
+        // Neither what says CWR nor what a link without super-frames takes is cut behind us.
+        let alone = self.ecn.reduced || queue.segment_max <= u32::from(config.mss);
+        let alone_max = if alone { size } else { u32::MAX };
+        let queue = &SendQueue {
+            segment_max: queue.segment_max.min(alone_max),
             ..*queue
         };
-        let queue = if self.ecn.reduced { &alone } else { queue };
         let mut chunk = self.send.next(queue, size);
         if chunk.is_none() && self.probe_due && !self.send.is_in_flight() {
             chunk = self.send.probe(queue, size);

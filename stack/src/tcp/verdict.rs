@@ -40,7 +40,8 @@ pub struct SendQueue {
     /// Whether the host sent EOF after these bytes. Once true, it stays, and `bytes` only falls.
     pub finished: bool,
     /// The largest payload of one [`Transmit`], in bytes: some 64 KiB when the link takes
-    /// super-frames, else the MSS.
+    /// super-frames, else the MSS. With that of [`Config`](super::Config), or less, no transmit is a
+    /// super-frame, whatever the guest's MSS.
     pub segment_max: u32,
 }
 
