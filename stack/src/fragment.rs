@@ -795,5 +795,86 @@ mod tests {
                 prop_assert_eq!(r.bytes(), held);
             }
         }
+
+        /// Whatever comes in whatever order, the answer is that of a map from places to bytes.
+        #[test]
+        fn a_datagram_is_what_a_map_of_bytes_says(
+            fragments in prop::collection::vec(
+                (0_usize..24, 1_usize..6, any::<bool>(), 0_usize..8, 0_u8..20), 1..40,
+            ),
+            v4 in any::<bool>(),
+        ) {
+            let mut r = Reassembler::new(Limits::default());
+            let mut model = Model::default();
+            for (from, len, more, odd, change) in fragments {
+                let (from, len) = (from * 8, len * 8);
+                // Only a last fragment may have an odd length.
+                let len = if more { len } else { len - odd };
+                let mut payload = bytes(from..from + len);
+                if change == 0 {
+                    payload[0] ^= 1;
+                }
+                let outcome = add_bytes(&mut r, (v4, 1), from, &payload, more);
+                let outcome = match outcome {
+                    Outcome::Complete(datagram) => Ok(Some(datagram.payload)),
+                    Outcome::Pending => Ok(None),
+                    Outcome::Dropped(reason) => Err(reason),
+                };
+                prop_assert_eq!(outcome, model.add(from, &payload, more));
+            }
+        }
+    }
+
+    /// A datagram in assembly, as simply as it can be said.
+    #[derive(Default)]
+    struct Model {
+        bytes: std::collections::BTreeMap<usize, u8>,
+        end: Option<usize>,
+        condemned: bool,
+    }
+
+    impl Model {
+        fn add(
+            &mut self,
+            from: usize,
+            payload: &[u8],
+            more: bool,
+        ) -> Result<Option<Vec<u8>>, Reason> {
+            if self.condemned {
+                return Err(Reason::Condemned);
+            }
+            let to = from + payload.len();
+            let ends_at = (!more).then_some(to);
+            let last = self.bytes.last_key_value().map_or(0, |(at, _)| at + 1);
+            let contradicts = match (self.end, ends_at) {
+                (Some(end), Some(other)) => end != other,
+                (Some(end), None) => to > end,
+                (None, Some(end)) => last > end,
+                (None, None) => false,
+            };
+            if contradicts {
+                self.condemned = true;
+                return Err(Reason::BadEnd);
+            }
+            let held = |at: usize| self.bytes.get(&at).copied();
+            if (from..to).any(|at| held(at).is_some()) {
+                let same = payload
+                    .iter()
+                    .zip(from..)
+                    .all(|(&byte, at)| held(at) == Some(byte));
+                self.condemned = !same;
+                return Err(if same {
+                    Reason::Duplicate
+                } else {
+                    Reason::Overlap
+                });
+            }
+            self.bytes.extend((from..to).zip(payload.iter().copied()));
+            self.end = self.end.or(ends_at);
+            if self.end != Some(self.bytes.len()) {
+                return Ok(None);
+            }
+            Ok(Some(std::mem::take(self).bytes.into_values().collect()))
+        }
     }
 }
