@@ -652,7 +652,7 @@ fn clamp(len: usize) -> u16 {
 mod tests {
     use super::*;
     use crate::parse::{Body, parse};
-    use crate::tcp::segment::{Flags, Options, SackBlocks, Timestamps};
+    use crate::tcp::segment::{Ecn, Flags, Options, SackBlocks, Timestamps};
     use crate::tcp::seq::SequenceNumber;
     use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
     use proptest::prelude::*;
@@ -1285,6 +1285,7 @@ mod tests {
                     flags: Flags(flags),
                     window,
                     urgent,
+                    ecn: Ecn::default(),
                     options: Options {
                         mss,
                         window_scale,
