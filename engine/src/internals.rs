@@ -1,11 +1,12 @@
-//! What benchmarks measure and the simulated world runs: cores over any driver; and, for benchmarks, the flow
-//! table and timers of one.
+//! What benchmarks measure, fuzzers feed and the simulated world runs: cores over any driver; the flow
+//! table and timers of one; DHCP and DNS without the control thread.
 //!
 //! No part of the engine's interface, and hidden from its documentation. The parts stay
-//! `pub(crate)`, each wrapped in what a benchmark does with it: so nothing outside can come to lean on
-//! more, and the parts can change without a thought to visibility. All calls are inlined.
+//! `pub(crate)`, each wrapped in what is done with it from outside: so nothing can come to lean on
+//! more, and the parts can change without a thought to visibility. What is measured is inlined.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,9 @@ use crate::engine::neighbors;
 use crate::host::sequence::SequenceSecret;
 use crate::policy::admission::Admission;
 use crate::ports::PortSet;
+use crate::service::counters::Counters;
+use crate::service::dhcp;
+use crate::service::dns::{Query, Rejected};
 
 /// A core without an engine around it, on the caller's thread. There is no DNS and no DHCP behind it.
 pub struct BareCore<D: Driver> {
@@ -276,4 +280,46 @@ impl Armed {
     pub fn fired(&mut self, at: Instant) -> bool {
         self.0.fired(at)
     }
+}
+
+/// The DHCP server.
+pub struct DhcpServer(dhcp::Server);
+
+impl DhcpServer {
+    /// A server of a segment, without leases.
+    pub fn new(network: &Network) -> Self {
+        Self(dhcp::Server::new(network, Arc::new(Counters::default())))
+    }
+
+    /// Takes a message that came in a frame from `mac`; the answer and the address that it goes to,
+    /// `None` for a broadcast.
+    pub fn on_message(
+        &mut self,
+        now: Instant,
+        mac: [u8; 6],
+        message: &[u8],
+    ) -> Option<(Option<Ipv4Addr>, Vec<u8>)> {
+        let answer = self.0.on_message(now, mac, message)?;
+        Some((answer.to, answer.message))
+    }
+}
+
+/// What a guest gets over UDP for its DNS message when the only server sends `answer`, which has the
+/// id that the server was asked with.
+pub fn dns_reply(message: &[u8], answer: &[u8]) -> Option<Vec<u8>> {
+    let query = match Query::parse(message) {
+        Ok(query) => query,
+        Err(Rejected::FormErr(reply)) => return Some(reply),
+        Err(Rejected::Unanswerable) => return None,
+    };
+    let id = answer.first_chunk().copied().unwrap_or_default();
+    let mut reply = match query.judge(id, answer) {
+        Some(_) => answer.to_vec(),
+        None => query.servfail(),
+    };
+    query.restore_id(&mut reply);
+    if reply.len() > query.udp_limit() {
+        reply = query.truncate(&reply);
+    }
+    Some(reply)
 }

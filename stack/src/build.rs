@@ -380,15 +380,21 @@ pub fn icmp_error(
     len
 }
 
-/// Whether an ICMP error may be sent about a packet (RFC 1122 §3.2.2, RFC 4443 §2.4e): not about
-/// errors, nor about what went to or came from many, nor about fragments but the first. Whether
-/// the frame itself was a link-layer broadcast is for the caller to know.
-pub fn may_report(packet: &IpPacket<'_>) -> bool {
+/// Whether an ICMP error may be sent about what `source` sent to `target`: not when either is
+/// many hosts or none (RFC 1122 §3.2.2, RFC 4443 §2.4e).
+pub fn may_report_between(source: &Address, target: &Address) -> bool {
     let of_one_host = |address: &Address| match address.as_v4() {
         Some([a, b, c, d]) => a != 0 && a < 224 && [a, b, c, d] != [255; 4],
         None => *address != Address::UNSPECIFIED_V6 && address.octets()[0] != 0xff,
     };
-    if !of_one_host(&packet.source) || !of_one_host(&packet.target) {
+    of_one_host(source) && of_one_host(target)
+}
+
+/// Whether an ICMP error may be sent about a packet (RFC 1122 §3.2.2, RFC 4443 §2.4e): not about
+/// errors, nor about what went to or came from many, nor about fragments but the first. Whether
+/// the frame itself was a link-layer broadcast is for the caller to know.
+pub fn may_report(packet: &IpPacket<'_>) -> bool {
+    if !may_report_between(&packet.source, &packet.target) {
         return false;
     }
     match &packet.content {
@@ -646,7 +652,7 @@ fn clamp(len: usize) -> u16 {
 mod tests {
     use super::*;
     use crate::parse::{Body, parse};
-    use crate::tcp::segment::{Flags, Options, SackBlocks, Timestamps};
+    use crate::tcp::segment::{Ecn, Flags, Options, SackBlocks, Timestamps};
     use crate::tcp::seq::SequenceNumber;
     use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
     use proptest::prelude::*;
@@ -1139,5 +1145,192 @@ mod tests {
             let mtu = mtu.max(if v4 { 68 } else { 1280 });
             prop_assert_eq!(reassemble(&e, fragments, &payload, mtu).len(), len + 8);
         }
+
+        #[test]
+        fn any_tcp_header_is_read_as_it_was_written(
+            e in any_envelope(), segment in any_segment(), len in 0_usize..1400,
+        ) {
+            let payload = bytes(len);
+            let frame = tcp_frame(&e, &segment, &payload);
+            let packet = read(&e, &frame, &Offload::NONE)?;
+            let Content::Transport(Transport::Tcp { segment: again, payload: range }) =
+                &packet.content
+            else {
+                panic!("{packet:?}");
+            };
+            prop_assert_eq!(again, &segment);
+            prop_assert_eq!(&frame[range.start as usize..range.end as usize], &payload[..]);
+        }
+
+        #[test]
+        fn any_udp_header_is_read_as_it_was_written(
+            e in any_envelope(), len in 0_usize..1400,
+        ) {
+            let payload = bytes(len);
+            let frame = udp_frame(&e, &payload, Checksum::Full(Sum::new().add(&payload)));
+            let packet = read(&e, &frame, &Offload::NONE)?;
+            let Content::Transport(Transport::Udp { source_port, target_port, payload: range }) =
+                &packet.content
+            else {
+                panic!("{packet:?}");
+            };
+            prop_assert_eq!((*source_port, *target_port), (53, 5353));
+            prop_assert_eq!(&frame[range.start as usize..range.end as usize], &payload[..]);
+        }
+
+        #[test]
+        fn any_echo_is_read_as_it_was_written(
+            e in any_envelope(), reply in any::<bool>(), identifier in any::<u16>(),
+            sequence in any::<u16>(), len in 0_usize..1400,
+        ) {
+            let payload = bytes(len);
+            let header = EchoHeader { reply, identifier, sequence };
+            let mut out = [0xee; HEADER_MAX];
+            let sum = Sum::new().add(&payload);
+            let header_len = icmp_echo(&mut out, &e, &header, len, sum);
+            let frame = [&out[..header_len], &payload].concat();
+            let packet = read(&e, &frame, &Offload::NONE)?;
+            let Content::Transport(transport) = &packet.content else {
+                panic!("{packet:?}");
+            };
+            let (again, echo) = match transport {
+                Transport::IcmpV4(icmpv4::Message::EchoRequest(echo))
+                | Transport::IcmpV6(icmpv6::Message::EchoRequest(echo)) => (false, echo),
+                Transport::IcmpV4(icmpv4::Message::EchoReply(echo))
+                | Transport::IcmpV6(icmpv6::Message::EchoReply(echo)) => (true, echo),
+                other => panic!("{other:?}"),
+            };
+            prop_assert_eq!(again, reply);
+            prop_assert_eq!((echo.identifier, echo.sequence), (identifier, sequence));
+            let range = echo.payload.start as usize..echo.payload.end as usize;
+            prop_assert_eq!(&frame[range], &payload[..]);
+        }
+
+        /// The link completes a partial checksum to the one that we would have written.
+        #[test]
+        fn a_partial_checksum_completes_to_the_full_one(
+            e in any_envelope(), segment in any_segment(), len in 0_usize..1400,
+        ) {
+            let payload = bytes(len);
+            let mut out = [0xee; HEADER_MAX];
+            let (n, offload) = tcp(&mut out, &e, &segment, len, None, Checksum::Partial);
+            let partial = [&out[..n], &payload].concat();
+            prop_assert_eq!(complete(partial, &offload), tcp_frame(&e, &segment, &payload));
+
+            let mut out = [0xee; HEADER_MAX];
+            let (n, offload) = udp(&mut out, &e, 53, 5353, len, None, Checksum::Partial);
+            let partial = [&out[..n], &payload].concat();
+            let full = udp_frame(&e, &payload, Checksum::Full(Sum::new().add(&payload)));
+            let mut completed = complete(partial, &offload);
+            // A link does not know that it is UDP, where a zero is written as all ones (RFC 768).
+            let at = transport_offset(&e) + UDP_CHECKSUM_OFFSET;
+            if completed[at..at + 2] == [0, 0] {
+                completed[at..at + 2].fill(0xff);
+            }
+            prop_assert_eq!(completed, full);
+        }
+    }
+
+    fn any_envelope() -> impl Strategy<Value = Envelope> {
+        let fields = (
+            any::<bool>(),
+            any::<u8>(),
+            any::<u8>(),
+            any::<u16>(),
+            any::<bool>(),
+        );
+        fields.prop_map(
+            |(v4, hop_limit, traffic_class, identification, dont_fragment)| {
+                let e = if v4 { V4 } else { V6 };
+                Envelope {
+                    hop_limit,
+                    traffic_class,
+                    identification,
+                    dont_fragment,
+                    ..e
+                }
+            },
+        )
+    }
+
+    /// With options that find room all together.
+    fn any_segment() -> impl Strategy<Value = Segment> {
+        let numbers = (
+            any::<u16>(),
+            any::<u16>(),
+            any::<u32>(),
+            any::<u32>(),
+            any::<u16>(),
+        );
+        let options = (
+            prop::option::of(any::<u16>()),
+            prop::option::of(0_u8..=14),
+            any::<bool>(),
+            prop::option::of(any::<(u32, u32)>()),
+            prop::option::of(any::<(u32, u32)>()),
+        );
+        (numbers, any::<u8>(), any::<u16>(), options).prop_map(
+            |((source_port, target_port, sequence, acknowledgment, window), flags, urgent, o)| {
+                let (mss, window_scale, sack_permitted, timestamps, block) = o;
+                let timestamps = timestamps.map(|(value, echo)| Timestamps { value, echo });
+                let mut sack = SackBlocks::NONE;
+                if let Some((left, right)) = block {
+                    sack.push(SequenceNumber(left), SequenceNumber(right));
+                }
+                Segment {
+                    source_port,
+                    target_port,
+                    sequence: SequenceNumber(sequence),
+                    acknowledgment: SequenceNumber(acknowledgment),
+                    flags: Flags(flags),
+                    window,
+                    urgent,
+                    ecn: Ecn::default(),
+                    options: Options {
+                        mss,
+                        window_scale,
+                        sack_permitted,
+                        timestamps,
+                        sack,
+                    },
+                }
+            },
+        )
+    }
+
+    /// Reads a frame and checks what its envelope said.
+    fn read<'a>(
+        e: &Envelope,
+        frame: &'a [u8],
+        offload: &Offload,
+    ) -> Result<IpPacket<'a>, TestCaseError> {
+        let packet = parse(frame, offload).expect("our own frame");
+        prop_assert_eq!(packet.ethernet.source, e.source_mac);
+        prop_assert_eq!(packet.ethernet.target, e.target_mac);
+        let Body::Ip(ip) = packet.body else {
+            panic!("an IP packet");
+        };
+        prop_assert_eq!((ip.source, ip.target), (e.source, e.target));
+        prop_assert_eq!(
+            (ip.hop_limit, ip.traffic_class),
+            (e.hop_limit, e.traffic_class)
+        );
+        prop_assert_eq!(ip.dont_fragment, e.dont_fragment || !e.source.is_v4());
+        Ok(ip)
+    }
+
+    /// What a link does with a partial checksum (virtio 1.2 §5.1.6.2), word by word.
+    fn complete(mut frame: Vec<u8>, offload: &Offload) -> Vec<u8> {
+        let ChecksumState::Partial { start, offset } = offload.checksum else {
+            panic!("{offload:?}");
+        };
+        let mut sum = 0_u32;
+        for pair in frame[usize::from(start)..].chunks(2) {
+            sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+            sum = (sum >> 16) + (sum & 0xffff);
+        }
+        let at = usize::from(start + offset);
+        frame[at..at + 2].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+        frame
     }
 }

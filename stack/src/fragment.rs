@@ -20,6 +20,7 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::time::Duration;
 
+use crate::build::may_report;
 use crate::parse::{Fragment, IpPacket};
 use crate::{Address, Instant};
 
@@ -120,8 +121,8 @@ pub struct Expired<'a> {
     /// Destination address.
     pub target: Address,
     /// The packet of the first fragment from its IP header on, for an ICMP "fragment reassembly
-    /// time exceeded"; `None` when the first fragment never came, and then none is sent
-    /// (RFC 1122 §3.3.2, RFC 8200 §4.5).
+    /// time exceeded"; `None` when none is sent: the first fragment never came (RFC 1122 §3.3.2,
+    /// RFC 8200 §4.5), or no error may be sent about it.
     pub first_header: Option<&'a [u8]>,
 }
 
@@ -168,6 +169,8 @@ struct First {
     hop_limit: u8,
     traffic_class: u8,
     header: Vec<u8>,
+    /// Whether an ICMP error may be sent about it.
+    reportable: bool,
 }
 
 impl Reassembler {
@@ -273,7 +276,8 @@ impl Reassembler {
                     identification: _,
                     protocol: _,
                 } = assembly.key;
-                let first_header = assembly.first.as_ref().map(|first| &first.header[..]);
+                let first = assembly.first.as_ref().filter(|first| first.reportable);
+                let first_header = first.map(|first| &first.header[..]);
                 on_expired(Expired {
                     guest,
                     source,
@@ -358,6 +362,7 @@ impl Assembly {
                         hop_limit: packet.hop_limit,
                         traffic_class: packet.traffic_class,
                         header: Vec::from(quote),
+                        reportable: may_report(packet),
                     });
                 }
                 Ok(self
@@ -451,6 +456,7 @@ impl Assembly {
             hop_limit,
             mut traffic_class,
             header,
+            reportable: _,
         } = self.first?;
         if self.congested && traffic_class & CONGESTED != 0 {
             traffic_class |= CONGESTED;
@@ -753,6 +759,44 @@ mod tests {
         assert_eq!(r.bytes(), 0);
     }
 
+    #[test]
+    fn no_error_is_sent_about_what_went_to_many_or_is_an_error() {
+        let many = Address::v4([224, 0, 0, 1]);
+        let one = addresses(true).1;
+        for (target, protocol, kind, reported) in [
+            (one, 17, 0, true),
+            (many, 17, 0, false),
+            (one, 1, 8, true),
+            (one, 1, 3, false),
+        ] {
+            let fragment = Fragment {
+                identification: 1,
+                offset: 0,
+                more: true,
+                protocol,
+                payload: &[kind; 8],
+            };
+            let packet = IpPacket {
+                source: addresses(true).0,
+                target,
+                hop_limit: 64,
+                traffic_class: 0,
+                dont_fragment: false,
+                protocol,
+                bytes: b"the first packet",
+                header_len: 20,
+                content: Content::Fragment(fragment),
+            };
+            let mut r = Reassembler::new(Limits::default());
+            r.add(NOW, 1, &packet, &fragment);
+            let mut told = vec![];
+            r.expire(NOW + Duration::from_secs(30), |e| {
+                told.push(e.first_header.is_some())
+            });
+            assert_eq!(told, [reported], "{target} {protocol} {kind}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_order_gives_the_datagram(
@@ -797,6 +841,87 @@ mod tests {
                 let held: usize = r.assemblies.iter().map(Assembly::bytes).sum();
                 prop_assert_eq!(r.bytes(), held);
             }
+        }
+
+        /// Whatever comes in whatever order, the answer is that of a map from places to bytes.
+        #[test]
+        fn a_datagram_is_what_a_map_of_bytes_says(
+            fragments in prop::collection::vec(
+                (0_usize..24, 1_usize..6, any::<bool>(), 0_usize..8, 0_u8..20), 1..40,
+            ),
+            v4 in any::<bool>(),
+        ) {
+            let mut r = Reassembler::new(Limits::default());
+            let mut model = Model::default();
+            for (from, len, more, odd, change) in fragments {
+                let (from, len) = (from * 8, len * 8);
+                // Only a last fragment may have an odd length.
+                let len = if more { len } else { len - odd };
+                let mut payload = bytes(from..from + len);
+                if change == 0 {
+                    payload[0] ^= 1;
+                }
+                let outcome = add_bytes(&mut r, (v4, 1), from, &payload, more);
+                let outcome = match outcome {
+                    Outcome::Complete(datagram) => Ok(Some(datagram.payload)),
+                    Outcome::Pending => Ok(None),
+                    Outcome::Dropped(reason) => Err(reason),
+                };
+                prop_assert_eq!(outcome, model.add(from, &payload, more));
+            }
+        }
+    }
+
+    /// A datagram in assembly, as simply as it can be said.
+    #[derive(Default)]
+    struct Model {
+        bytes: std::collections::BTreeMap<usize, u8>,
+        end: Option<usize>,
+        condemned: bool,
+    }
+
+    impl Model {
+        fn add(
+            &mut self,
+            from: usize,
+            payload: &[u8],
+            more: bool,
+        ) -> Result<Option<Vec<u8>>, Reason> {
+            if self.condemned {
+                return Err(Reason::Condemned);
+            }
+            let to = from + payload.len();
+            let ends_at = (!more).then_some(to);
+            let last = self.bytes.last_key_value().map_or(0, |(at, _)| at + 1);
+            let contradicts = match (self.end, ends_at) {
+                (Some(end), Some(other)) => end != other,
+                (Some(end), None) => to > end,
+                (None, Some(end)) => last > end,
+                (None, None) => false,
+            };
+            if contradicts {
+                self.condemned = true;
+                return Err(Reason::BadEnd);
+            }
+            let held = |at: usize| self.bytes.get(&at).copied();
+            if (from..to).any(|at| held(at).is_some()) {
+                let same = payload
+                    .iter()
+                    .zip(from..)
+                    .all(|(&byte, at)| held(at) == Some(byte));
+                self.condemned = !same;
+                return Err(if same {
+                    Reason::Duplicate
+                } else {
+                    Reason::Overlap
+                });
+            }
+            self.bytes.extend((from..to).zip(payload.iter().copied()));
+            self.end = self.end.or(ends_at);
+            if self.end != Some(self.bytes.len()) {
+                return Ok(None);
+            }
+            Ok(Some(std::mem::take(self).bytes.into_values().collect()))
         }
     }
 }

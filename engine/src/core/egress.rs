@@ -542,7 +542,7 @@ impl<D: Driver> Core<D> {
         error: &IcmpError,
         packet: &[u8],
     ) {
-        if packet.is_empty() {
+        if packet.is_empty() || !build::may_report_between(&peer.guest, &peer.remote) {
             // None may be sent about it.
             return;
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use towpath_ring::buffer::Slice;
 use towpath_ring::driver::Driver;
 use towpath_stack::Address;
-use towpath_stack::build::{IcmpError, may_report};
+use towpath_stack::build::{IcmpError, may_report, may_report_between};
 use towpath_stack::flow::{self, FlowKey, Protocol};
 use towpath_stack::fragment::{Datagram, Outcome};
 use towpath_stack::neighbor::Answer;
@@ -378,7 +378,9 @@ impl<D: Driver> Core<D> {
                 code,
                 parameter: 0,
             };
-            if let Some(mac) = egress.mac_of(&expired.source) {
+            if may_report_between(&expired.source, &expired.target)
+                && let Some(mac) = egress.mac_of(&expired.source)
+            {
                 let peer = Peer {
                     mac,
                     guest: expired.source,

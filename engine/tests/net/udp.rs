@@ -199,11 +199,15 @@ fn refused(world: &World) {
         let closed = udp(host).local_addr().unwrap();
         let socket = guest.udp(host);
         socket.connect(closed).unwrap();
-        assert_eq!(
-            error_after_sending(&socket),
-            ErrorKind::ConnectionRefused,
-            "{closed}"
-        );
+        // The error quotes what it is about, so that of a long datagram is long.
+        for datagram in [&b"anyone?"[..], &[7; 1200]] {
+            assert_eq!(
+                error_after_sending(&socket, datagram),
+                ErrorKind::ConnectionRefused,
+                "{closed}, {} bytes",
+                datagram.len()
+            );
+        }
     }
 }
 
@@ -218,18 +222,18 @@ fn unreachable(world: &World) {
             IpAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true).unwrap(),
         }
         socket.connect((target, 7)).unwrap();
-        let error = error_after_sending(&socket);
+        let error = error_after_sending(&socket, b"anyone?");
         let kinds = [ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable];
         assert!(kinds.contains(&error), "{target}: {error:?}");
     }
 }
 
 #[track_caller]
-fn error_after_sending(socket: &UdpSocket) -> ErrorKind {
+fn error_after_sending(socket: &UdpSocket, datagram: &[u8]) -> ErrorKind {
     socket
         .set_read_timeout(Some(Duration::from_secs(30)))
         .unwrap();
-    socket.send(b"anyone?").unwrap();
+    socket.send(datagram).unwrap();
     socket
         .recv(&mut [0; 100])
         .expect_err("no one is there")

@@ -2,7 +2,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
+
+#[cfg(loom)]
+use loom::sync::atomic::AtomicBool;
+#[cfg(not(loom))]
+use std::sync::atomic::AtomicBool;
 
 /// Makes a driver's `wait` return [`Completion::Woken`](super::Completion::Woken).
 ///
@@ -18,8 +23,31 @@ struct Shared {
     /// The driver's ring, for `IORING_OP_MSG_RING`. An own descriptor: it names this ring as long as
     /// a waker exists, whatever becomes of the driver.
     ring: Option<OwnedFd>,
-    /// A wake is under way that the driver has not seen.
-    pending: AtomicBool,
+    pending: Pending,
+}
+
+/// Whether a wake is under way that the driver has not seen.
+///
+/// Who queues something and then finds a wake under way leaves it at that. That is safe because each
+/// side's swap orders it against the other's: the driver clears the mark before it looks at its
+/// lanes, so either it sees what was queued, or the mark was clear and there is a new wake.
+#[derive(Debug)]
+struct Pending(AtomicBool);
+
+impl Pending {
+    /// Whether none was under way; now one is.
+    fn claim(&self) -> bool {
+        // What the caller queued before is visible to whoever clears the mark.
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn clear(&self) {
+        self.0.swap(false, Ordering::AcqRel);
+    }
 }
 
 impl Waker {
@@ -30,7 +58,7 @@ impl Waker {
             shared: Arc::new(Shared {
                 event,
                 ring,
-                pending: AtomicBool::new(false),
+                pending: Pending(AtomicBool::new(false)),
             }),
         }
     }
@@ -44,13 +72,12 @@ impl Waker {
 
     /// Whether the caller must make the wake happen, because none is under way.
     pub(crate) fn claim(&self) -> bool {
-        // What the caller queued before is visible to whoever clears the mark.
-        !self.shared.pending.swap(true, Ordering::AcqRel)
+        self.shared.pending.claim()
     }
 
     /// Whether a wake is under way that the driver has not seen.
     pub(crate) fn is_pending(&self) -> bool {
-        self.shared.pending.load(Ordering::Acquire)
+        self.shared.pending.is_set()
     }
 
     /// Signals through the event descriptor, without looking at the mark.
@@ -61,7 +88,7 @@ impl Waker {
 
     /// The driver saw the wake. Called before it tells its caller.
     pub(crate) fn clear(&self) {
-        self.shared.pending.swap(false, Ordering::AcqRel);
+        self.shared.pending.clear();
     }
 
     pub(crate) fn event(&self) -> BorrowedFd<'_> {
@@ -74,5 +101,77 @@ impl Waker {
 
     pub(crate) fn is_same(&self, other: &Waker) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
+    }
+}
+
+/// All interleavings of two senders and a driver; `RUSTFLAGS="--cfg loom" cargo test -p towpath-ring
+/// --lib loom`. The lanes are `crossbeam`'s, so here a lane is a cell that is written once.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::sync::atomic::AtomicUsize;
+    use loom::thread;
+
+    use super::*;
+
+    const SENDERS: usize = 2;
+
+    #[derive(Default)]
+    struct Model {
+        lanes: [AtomicUsize; SENDERS],
+        pending: Option<Pending>,
+        /// The event: how many signals the driver has not taken.
+        signals: AtomicUsize,
+    }
+
+    impl Model {
+        fn pending(&self) -> &Pending {
+            self.pending.as_ref().unwrap()
+        }
+
+        /// Queues, then wakes, as a core does at the end of its batch.
+        fn send(&self, from: usize) {
+            self.lanes[from].store(1, Ordering::Relaxed);
+            if self.pending().claim() {
+                self.signals.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+
+        /// What one wake of the driver finds.
+        fn take(&self, seen: &mut [bool; SENDERS]) {
+            self.pending().clear();
+            for (lane, seen) in self.lanes.iter().zip(seen) {
+                *seen |= lane.load(Ordering::Relaxed) == 1;
+            }
+        }
+    }
+
+    #[test]
+    fn no_wake_is_lost() {
+        loom::model(|| {
+            let model = Arc::new(Model {
+                pending: Some(Pending(AtomicBool::new(false))),
+                ..Model::default()
+            });
+            let senders: Vec<_> = (0..SENDERS)
+                .map(|from| {
+                    let model = Arc::clone(&model);
+                    thread::spawn(move || model.send(from))
+                })
+                .collect();
+            // The driver may look while they are at it, once for each signal that it sees.
+            let mut seen = [false; SENDERS];
+            if model.signals.swap(0, Ordering::Relaxed) > 0 {
+                model.take(&mut seen);
+            }
+            for sender in senders {
+                sender.join().unwrap();
+            }
+            // Asleep: only a signal wakes it.
+            while model.signals.swap(0, Ordering::Relaxed) > 0 {
+                model.take(&mut seen);
+            }
+            assert_eq!(seen, [true; SENDERS], "queued, and nobody wakes the driver");
+        });
     }
 }

@@ -107,7 +107,7 @@ struct Subject {
     config: Config,
     now: Instant,
     queue: SendQueue,
-    edge: Option<Seq>,
+    invariants: Invariants,
     kept_max: u32,
 }
 
@@ -204,6 +204,8 @@ impl Subject {
             let len = payload.end - payload.start;
             prop_assert!(payload.end <= self.queue.bytes && len <= self.queue.segment_max);
             prop_assert!(gso_size.is_none_or(|size| u32::from(size) < len));
+            let takes_super_frames = self.queue.segment_max > u32::from(self.config.mss);
+            prop_assert!(gso_size.is_none() || takes_super_frames);
             let sack = segment.options.sack.as_slice();
             prop_assert!(sack.len() <= 4);
             for (i, &(left, right)) in sack.iter().enumerate() {
@@ -219,19 +221,9 @@ impl Subject {
     }
 
     fn check(&mut self) -> Result<(), TestCaseError> {
-        let send = &self.connection.send;
-        prop_assert!(send.una.at_or_before(send.nxt));
-        prop_assert!(send.nxt.at_or_before(send.max));
-        if self.connection.state() > State::SynReceived {
-            let edge = self.connection.receive.nxt + self.connection.receive.offered();
-            prop_assert!(self.edge.is_none_or(|before| before.at_or_before(edge)));
-            self.edge = Some(edge);
-        }
-        if let Some(at) = self.connection.poll_at() {
-            // No timer is forgotten: what waits is bounded by the longest there is.
-            prop_assert!(at.since(self.now) <= Duration::from_secs(3 * 3600));
-        }
-        Ok(())
+        self.invariants
+            .check(&self.connection, self.now, self.queue.bytes)
+            .map_err(TestCaseError::fail)
     }
 }
 
@@ -277,8 +269,9 @@ proptest! {
             connection.on_segment(now, &config, &syn, &[]);
             prop_assert_eq!(connection.state(), State::Established);
         }
+        let invariants = Invariants::default();
         let mut subject =
-            Subject { connection, config, now, queue, edge: None, kept_max: 20_000 };
+            Subject { connection, config, now, queue, invariants, kept_max: 20_000 };
         for step in &steps {
             subject.apply(step)?;
         }

@@ -88,6 +88,7 @@ mod expiry;
 #[cfg(test)]
 mod hostile;
 mod input;
+mod invariants;
 mod loss;
 mod options;
 mod output;
@@ -115,5 +116,7 @@ mod verdict;
 pub use config::Config;
 pub use congestion::CongestionControl;
 pub use connection::Connection;
+#[doc(hidden)]
+pub use invariants::Invariants;
 pub use reset::reset_for;
 pub use verdict::{Dropped, Reason, Received, SendQueue, State, TimerOutcome, Transmit};

@@ -108,9 +108,11 @@ impl Receiver {
         self.room = bytes;
     }
 
-    /// The window field of a SYN or SYN-ACK, which is never scaled (RFC 7323 §2.2).
+    /// The window field of a SYN or SYN-ACK, which is never scaled (RFC 7323 §2.2). One that is
+    /// sent again offers no less than before (RFC 9293 §3.8.6).
     pub(super) fn syn_window(&mut self, config: &Config) -> u16 {
-        let window = self.room.min(config.window_max).min(u32::from(u16::MAX));
+        let room = self.room.min(config.window_max);
+        let window = room.max(self.offered()).min(u32::from(u16::MAX));
         self.edge = self.edge.max(self.nxt + window);
         window as u16
     }
@@ -475,6 +477,15 @@ mod tests {
         assert!(r.is_acceptable(Seq(1000), 0));
         assert!(r.is_acceptable(Seq(1000), 5));
         assert!(!r.is_acceptable(Seq(1001), 0));
+    }
+
+    #[test]
+    fn a_syn_ack_that_is_sent_again_offers_no_less() {
+        let config = Config::default();
+        let mut receiver = Receiver::new(Seq(1), &config);
+        assert_eq!(receiver.syn_window(&config), u16::MAX);
+        receiver.set_room(1000);
+        assert_eq!(receiver.syn_window(&config), u16::MAX);
     }
 
     #[test]

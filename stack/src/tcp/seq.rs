@@ -64,6 +64,7 @@ impl Sub<u32> for SequenceNumber {
 #[cfg(test)]
 mod tests {
     use super::SequenceNumber as Seq;
+    use proptest::prelude::*;
 
     #[test]
     fn order_holds_across_the_wrap() {
@@ -74,5 +75,36 @@ mod tests {
         assert_eq!(Seq(0x10).since(Seq(0xffff_fff0)), 0x20);
         assert_eq!(Seq(0x10).max(Seq(0xffff_fff0)), Seq(0x10));
         assert_eq!(Seq(0x10).min(Seq(0xffff_fff0)), Seq(0xffff_fff0));
+    }
+    /// Less than 2³¹ apart: where comparison means something.
+    fn distance() -> impl Strategy<Value = i64> {
+        const HALF: i64 = 1 << 31;
+        prop_oneof![-3_i64..=3, 1 - HALF..HALF, Just(1 - HALF), Just(HALF - 1)]
+    }
+
+    proptest! {
+        /// On the circle all is as on a line that is long enough.
+        #[test]
+        fn the_circle_is_a_line_of_less_than_half_its_length(
+            at in any::<u32>(), first in distance(), second in distance(),
+        ) {
+            prop_assume!((first - second).abs() < 1 << 31);
+            let on_circle = |distance: i64| Seq((i64::from(at) + distance) as u32);
+            let (a, b) = (on_circle(first), on_circle(second));
+            prop_assert_eq!(a.before(b), first < second);
+            prop_assert_eq!(a.after(b), first > second);
+            prop_assert_eq!(a.at_or_before(b), first <= second);
+            prop_assert_eq!(a.max(b), on_circle(first.max(second)));
+            prop_assert_eq!(a.min(b), on_circle(first.min(second)));
+            if second <= first {
+                let bytes = a.since(b);
+                prop_assert_eq!(i64::from(bytes), first - second);
+                prop_assert_eq!(b + bytes, a);
+                prop_assert_eq!(a - bytes, b);
+                let mut moved = b;
+                moved += bytes;
+                prop_assert_eq!(moved, a);
+            }
+        }
     }
 }

@@ -231,5 +231,53 @@ mod tests {
             prop_assert_eq!(sum.fold(), plain(&bytes));
             prop_assert_eq!(joined.fold(), plain(&bytes));
         }
+
+        /// Lanes, blocks and tails of every length; and bytes that carry as often as they can.
+        #[test]
+        fn long_pieces_sum_like_words(
+            len in 0_usize..2000, ones in any::<bool>(), seed in any::<u8>(), cut in 0_usize..2000,
+        ) {
+            let byte = |n: usize| if ones { 0xff } else { (n * 31) as u8 ^ seed };
+            let bytes: Vec<_> = (0..len).map(byte).collect();
+            let (front, back) = bytes.split_at(cut.min(len));
+            let sum = Sum::new().add(front).add(back);
+            prop_assert_eq!(sum.fold(), plain(&bytes));
+            let joined = Sum::new().add(front).add_sum(Sum::new().add(back));
+            prop_assert_eq!(joined.fold(), plain(&bytes));
+        }
+
+        /// The field that is computed makes the whole sum up, wherever it stands at an even place.
+        #[test]
+        fn a_field_makes_it_valid(
+            mut bytes in prop::collection::vec(any::<u8>(), 2..200), place in 0_usize..100,
+        ) {
+            let place = place * 2 % (bytes.len() & !1);
+            bytes[place..place + 2].fill(0);
+            let field = Sum::new().add(&bytes).checksum();
+            bytes[place..place + 2].copy_from_slice(&field.to_be_bytes());
+            prop_assert!(Sum::new().add(&bytes).is_valid());
+            // RFC 1071 §1: any single bit that flips is seen.
+            bytes[place] ^= 0x10;
+            prop_assert!(!Sum::new().add(&bytes).is_valid());
+        }
+
+        #[test]
+        fn any_pseudo_header_is_the_sum_of_its_bytes(
+            a in any::<[u8; 16]>(), b in any::<[u8; 16]>(), v4 in any::<bool>(),
+            protocol in any::<u8>(), len in any::<u32>(),
+        ) {
+            let (source, target, bytes) = if v4 {
+                let (a, b) = ([a[0], a[1], a[2], a[3]], [b[0], b[1], b[2], b[3]]);
+                let rest = [0, protocol, (len >> 8) as u8, len as u8];
+                (Address::v4(a), Address::v4(b), [&a[..], &b, &rest].concat())
+            } else {
+                let rest = [0, 0, 0, protocol];
+                let len = len.to_be_bytes();
+                (Address::v6(a), Address::v6(b), [&a[..], &b, &len, &rest].concat())
+            };
+            let len = if v4 { len & 0xffff } else { len };
+            let sum = Sum::new().add_pseudo(source, target, protocol, len);
+            prop_assert_eq!(sum.fold(), plain(&bytes));
+        }
     }
 }

@@ -35,11 +35,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 use self::attempt::Attempts;
-use self::query::{Query, Rejected, Worth};
+use self::query::Worth;
 use self::servers::Servers;
 use super::counters::{Counter, Counters};
 use crate::config::DnsUpstream;
 
+pub(crate) use self::query::{Query, Rejected};
 pub(crate) use self::stream::serve_streams;
 
 /// Queries under way, at most.

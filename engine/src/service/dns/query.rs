@@ -36,7 +36,7 @@ const OUR_UDP_LIMIT: u16 = 1232;
 
 /// A well-formed query.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Query {
+pub(crate) struct Query {
     message: Vec<u8>,
     /// Where the question section ends.
     question_end: usize,
@@ -52,7 +52,7 @@ struct Edns {
 
 /// Why a message is not forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Rejected {
+pub(crate) enum Rejected {
     /// It is no query that we understand; this tells so.
     FormErr(Vec<u8>),
     /// It has no id, or is an answer itself: answering answers could go on forever.
@@ -61,7 +61,7 @@ pub(super) enum Rejected {
 
 /// What a server's answer is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Worth {
+pub(crate) enum Worth {
     /// It goes to the guest.
     Answer,
     /// The server can't or won't; another may.
@@ -70,7 +70,7 @@ pub(super) enum Worth {
 
 impl Query {
     /// Takes a guest's message if it is a query with one question.
-    pub(super) fn parse(message: &[u8]) -> Result<Self, Rejected> {
+    pub(crate) fn parse(message: &[u8]) -> Result<Self, Rejected> {
         let &[id0, id1, ref rest @ ..] = message else {
             return Err(Rejected::Unanswerable);
         };
@@ -103,7 +103,7 @@ impl Query {
     }
 
     /// Bytes of the longest answer that the guest takes by UDP.
-    pub(super) fn udp_limit(&self) -> usize {
+    pub(crate) fn udp_limit(&self) -> usize {
         // RFC 6891 §6.2.3: values below 512 are 512.
         usize::from(
             self.edns
@@ -113,7 +113,7 @@ impl Query {
 
     /// Judges what came from the server that was asked with `id`; `None` when it is no answer to
     /// this query (RFC 5452 §9.1).
-    pub(super) fn judge(&self, id: [u8; 2], answer: &[u8]) -> Option<Worth> {
+    pub(crate) fn judge(&self, id: [u8; 2], answer: &[u8]) -> Option<Worth> {
         let header = answer.first_chunk::<HEADER>()?;
         if header[..2] != id || header[2] & QR == 0 {
             return None;
@@ -138,20 +138,20 @@ impl Query {
     }
 
     /// Gives an answer the guest's id back.
-    pub(super) fn restore_id(&self, answer: &mut [u8]) {
+    pub(crate) fn restore_id(&self, answer: &mut [u8]) {
         if let (Some(to), Some(from)) = (answer.get_mut(..2), self.message.get(..2)) {
             to.copy_from_slice(from);
         }
     }
 
     /// Our own answer when no server gave one.
-    pub(super) fn servfail(&self) -> Vec<u8> {
+    pub(crate) fn servfail(&self) -> Vec<u8> {
         let flags = self.message[2] & (OPCODE | RD);
         self.bare(QR | flags, RA | self.message[3] & CD | SERVFAIL)
     }
 
     /// What is left of an answer that is too long for the guest: that it was (RFC 2181 §9).
-    pub(super) fn truncate(&self, answer: &[u8]) -> Vec<u8> {
+    pub(crate) fn truncate(&self, answer: &[u8]) -> Vec<u8> {
         let flag = |at: usize| answer.get(at).copied().unwrap_or(0);
         self.bare(flag(2) | QR | TC, flag(3))
     }
