@@ -236,6 +236,9 @@ impl Sender {
         }
         if let Some(repair) = &mut self.repair {
             repair.note_newest(now, delivered, shortest_ns);
+            if delivered.bytes > 0 {
+                repair.nudges = 0;
+            }
         }
         let lost = self.detect_overtaken(now, mss);
         self.respond_to_loss(delivered.bytes, mss);

@@ -3,6 +3,7 @@
 use super::config::Config;
 use super::connection::Connection;
 use super::rtt::Rtt;
+use super::send::Recovery;
 use super::timers::Deadline;
 use super::verdict::{Reason, State, TimerOutcome};
 use crate::time::Instant;
@@ -57,11 +58,15 @@ impl Connection {
     }
 
     /// Sets the timer that notices losses before the retransmission timer would: the one of
-    /// reordering while something is missing, else that of the tail loss probe.
+    /// reordering, or of what was sent again, while something is missing; else that of the tail
+    /// loss probe.
     pub(super) fn arm_loss_timer(&mut self, now: Instant) {
         let mss = u32::from(self.agreed.payload_max());
         let reordering = self.send.repair.as_ref().and_then(|r| r.reorder_until);
-        self.timers.loss = match reordering.or_else(|| self.send.tail_probe_at(now, mss)) {
+        let at = reordering
+            .or_else(|| self.send.nudge_at(now))
+            .or_else(|| self.send.tail_probe_at(now, mss));
+        self.timers.loss = match at {
             // Past the retransmission timer it would be of no use.
             Some(at) if !self.timers.retransmit.is_due(at) => Deadline::at(at),
             _ => Deadline::OFF,
@@ -90,6 +95,8 @@ impl Connection {
         if repair.is_some_and(|repair| repair.reorder_until.is_some()) {
             self.send.on_reorder_timer(now, mss);
             self.loss_timer_stale = true;
+        } else if self.send.recovery == Recovery::Fast {
+            self.send.nudge(mss);
         } else {
             self.send.tail.is_due = true;
         }

@@ -86,6 +86,8 @@ mod connection;
 mod ecn;
 mod expiry;
 #[cfg(test)]
+mod goodput;
+#[cfg(test)]
 mod hostile;
 mod input;
 mod invariants;

@@ -25,6 +25,8 @@ pub(super) struct Repair {
     pub(super) rtt_ns: u64,
     /// When the next piece is taken for lost, if nothing arrives before.
     pub(super) reorder_until: Option<Instant>,
+    /// Times in a row that the first hole was sent again because nothing came.
+    pub(super) nudges: u8,
     /// The congestion window is being reduced.
     pub(super) prr: Option<Prr>,
     /// Congestion control before it was reduced, while that may be undone.
@@ -44,6 +46,7 @@ impl Repair {
             newest: None,
             rtt_ns: 0,
             reorder_until: None,
+            nudges: 0,
             prr: None,
             before: None,
             unproven: 0,
@@ -154,6 +157,31 @@ impl Sender {
             self.respond_to_loss(0, mss);
             // What was thought to be in flight is not: that much may go.
             self.pace(mss, false, mss);
+        }
+    }
+
+    /// When the first hole is sent again if nothing comes. A retransmission that is lost is found by
+    /// what was sent after it; but a guest whose window is full lets nothing go after it, and
+    /// then only the retransmission timer is left. While there is a hole the guest delays no ACK
+    /// (RFC 5681 §4.2), so that what is overdue by round trips is lost. Each time it waits twice as
+    /// long, until the timer comes.
+    pub(super) fn nudge_at(&self, now: Instant) -> Option<Instant> {
+        let repair = self.repair.as_ref()?;
+        let timeout_ns = self.rtt.probe_timeout_ns();
+        let board = &repair.board;
+        let waits = self.recovery == Recovery::Fast && board.lost() == 0 && board.has_held();
+        let wait_ns = timeout_ns.saturating_mul(1 << repair.nudges.min(30));
+        (waits && timeout_ns > 0).then(|| now.after_nanos(wait_ns))
+    }
+
+    /// Nothing came: the first segment of the hole is lost again.
+    pub(super) fn nudge(&mut self, mss: u32) {
+        let una = self.una;
+        if let Some(repair) = &mut self.repair {
+            repair.nudges = repair.nudges.saturating_add(1);
+            repair.board.lose(una, una + mss);
+            self.retransmit_first = repair.board.lost() > 0;
+            self.congestion.spend(mss);
         }
     }
 

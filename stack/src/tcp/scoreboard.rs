@@ -148,6 +148,11 @@ impl Scoreboard {
         self.runs.iter().all(plain)
     }
 
+    /// Whether something above a hole arrived.
+    pub(super) fn has_held(&self) -> bool {
+        self.runs.iter().any(|run| run.status == Status::Held)
+    }
+
     /// The times of what is in flight, if the board [is plain](Self::is_plain).
     pub(super) fn sent_times(&self) -> SentTimes {
         let mut sent = SentTimes::NONE;

@@ -5,7 +5,7 @@
 //! | field | means |
 //! |---|---|
 //! | `retransmit` | SYN, data or FIN is unacknowledged: RTO (RFC 6298 §5). Nothing is in flight but something waits for the window: the persist timer (RFC 9293 §3.8.6.1) |
-//! | `loss` | something is missing: how long it may still be on its way (RFC 8985 §6.3). All is in flight: the tail loss probe (RFC 8985 §7.2) |
+//! | `loss` | something is missing: how long it may still be on its way (RFC 8985 §6.3), or what was sent again. All is in flight: the tail loss probe (RFC 8985 §7.2) |
 //! | `ack` | an ACK waits for company (RFC 9293 §3.8.6.3) |
 //! | `keepalive` | the guest's silence is to be looked at (RFC 1122 §4.2.3.6) |
 //! | `wait` | the end of TIME-WAIT, or of patience in FIN-WAIT-2 |

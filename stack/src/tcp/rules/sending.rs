@@ -14,6 +14,19 @@ fn distant(bytes: u32) -> Bench {
     bench
 }
 
+/// Lets time pass until the retransmission timer expires once more.
+fn time_out(bench: &mut Bench) {
+    let before = bench.connection.send.attempts;
+    for _ in 0..100 {
+        bench.out();
+        bench.wait_next();
+        if bench.connection.send.attempts > before {
+            return;
+        }
+    }
+    panic!("the timer does not expire");
+}
+
 #[test]
 fn a_super_frame_is_whole_segments_and_the_last_is_pushed() {
     let mut bench = Bench::established(Bench::plain());
@@ -172,9 +185,7 @@ fn after_a_timeout_what_the_guest_holds_is_not_sent_again() {
     bench.wait(ms(1));
     bench.sack(&[(6_001, 7_001)]);
     assert_eq!(bench.out(), []);
-    bench.wait_next();
-    assert_eq!(bench.ranges_out(), [(5_001, 1_000)]);
-    bench.wait_next();
+    time_out(&mut bench);
     assert_eq!(bench.ranges_out(), [(5_001, 1_000)]);
     assert_eq!(bench.connection.cwnd(), 1_000);
     bench.ack_to(7_001);
@@ -188,10 +199,8 @@ fn a_guest_that_forgets_what_it_held_gets_it_again() {
     let mut bench = distant(5_000);
     bench.wait(ms(1));
     bench.sack(&[(6_001, 7_001)]);
-    for _ in 0..3 {
-        bench.out();
-        bench.wait_next();
-    }
+    time_out(&mut bench);
+    time_out(&mut bench);
     assert_eq!(bench.ranges_out(), [(5_001, 1_000)]);
     bench.ack_to(6_001);
     assert_eq!(bench.ranges_out(), [(6_001, 2_000)]);
@@ -207,8 +216,7 @@ fn a_guest_that_contradicts_itself_is_not_believed_at_the_first_timeout() {
     bench.wait_next();
     bench.out();
     bench.ack_to(6_001);
-    bench.out();
-    bench.wait_next();
+    time_out(&mut bench);
     assert_eq!(bench.ranges_out(), [(6_001, 1_000)]);
 }
 
@@ -499,4 +507,26 @@ fn what_did_not_fit_is_found_with_sack_as_well() {
     assert!(bench.connection.on_packet_too_big(Seq(5_001), 500));
     assert_eq!(bench.ranges_out(), [(5_001, 3_000), (8_201, 1_800)]);
     assert_eq!(bench.connection.cwnd(), 10_000);
+}
+
+#[test]
+fn a_retransmission_that_nothing_follows_is_sent_again_before_the_timeout() {
+    // The guest's window is full, so that nothing sent later can tell that it is lost.
+    let mut bench = distant(10_000);
+    bench.wait(ms(1));
+    bench.sack(&[(6_001, 15_001)]);
+    assert_eq!(bench.ranges_out(), [(5_001, 1_000)]);
+    let mut waits = Vec::new();
+    while bench.connection.send.attempts == 0 {
+        waits.push(bench.wait_next().0);
+        assert_eq!(bench.ranges_out(), [(5_001, 1_000)]);
+        assert!(waits.len() < 10);
+    }
+    // Each time twice as long, so that a guest that is gone is not asked often.
+    let pairs = waits.windows(2).take(waits.len() - 2);
+    assert!(pairs.clone().count() > 3);
+    assert!(
+        pairs.clone().all(|pair| pair[1] == 2 * pair[0]),
+        "{waits:?}"
+    );
 }
