@@ -112,7 +112,10 @@ impl Naive {
             return self.on_answer(now, sequence, acknowledged, flags, packet);
         }
         if flags & RST != 0 {
-            if sequence == self.expected {
+            if self.phase == Phase::Lingering {
+                // All was said: an old acknowledgment met nobody.
+                self.phase = Phase::Gone;
+            } else if sequence == self.expected {
                 self.fail(Errno::CONNRESET);
             } else {
                 self.answers = true;
