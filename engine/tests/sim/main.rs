@@ -5,9 +5,11 @@
 //! cargo test --release -p towpath --test sim -- --seed 7 --trace          one seed, told as it happens
 //! cargo test --release -p towpath --test sim -- --seeds 100000 --from 5   many
 //! cargo test --release -p towpath --test sim -- --hours 2                 as many as go into two hours
+//! cargo test -p towpath --test sim -- --update-golden                     the table of goodput, anew
 //! ```
 
 mod app;
+mod golden;
 mod guest;
 mod oracle;
 mod plan;
@@ -47,11 +49,14 @@ struct Args {
     /// Runs as many seeds as go into so many hours.
     #[arg(long)]
     hours: Option<f64>,
+    /// Writes the table of goodput anew.
+    #[arg(long)]
+    update_golden: bool,
 }
 
 fn main() -> ExitCode {
     // What a user of the world asks for is told by these; all else is for the test runner.
-    let own = ["--seed", "--seeds", "--hours"];
+    let own = ["--seed", "--seeds", "--hours", "--update-golden"];
     if std::env::args().any(|arg| own.contains(&arg.as_str())) {
         return explore(&Args::parse());
     }
@@ -71,6 +76,9 @@ fn main() -> ExitCode {
             }
             Ok(())
         }),
+        Trial::test("goodput_is_what_the_table_says", || {
+            Ok(golden::check(false)?)
+        }),
         Trial::test("worlds_of_two_seeds_differ", || {
             if run::seed(1, false)? == run::seed(2, false)? {
                 return Err("two seeds, one history".into());
@@ -82,6 +90,15 @@ fn main() -> ExitCode {
 }
 
 fn explore(args: &Args) -> ExitCode {
+    if args.update_golden {
+        return match golden::check(true) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                println!("{why}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let failed = match (args.seed, args.hours) {
         (Some(seed), _) => match run::seed(seed, args.trace) {
             Ok(_) => 0,

@@ -52,6 +52,8 @@ pub(crate) struct FlowPlan {
     /// Tells its streams from all others.
     pub(crate) key: u64,
     pub(crate) guest: GuestTcp,
+    /// Whether the guest's TCP is not ours but the naive one.
+    pub(crate) naive: bool,
     pub(crate) guest_program: Program,
     pub(crate) answer: Answer,
     pub(crate) host_program: Program,
@@ -107,7 +109,14 @@ impl Plan {
         let flows = (0..count)
             .map(|index| {
                 let mut random = Random::named(seed, "flow", u64::from(index));
-                flow(&mut random, index, begins_at, mtu, offloads, level)
+                let mut flow = flow(&mut random, index, begins_at, mtu, offloads, level);
+                let mut guest = Random::named(seed, "guest", u64::from(index));
+                if guest.chance(1_500) {
+                    flow.naive = true;
+                    flow.guest_program.writes = flow.guest_program.writes.min(50_000);
+                    flow.host_program.writes = flow.host_program.writes.min(50_000);
+                }
+                flow
             })
             .collect();
         Plan {
@@ -208,6 +217,7 @@ fn flow(
         port: 1 + index,
         key: random.next(),
         guest: guest_tcp(random, mtu, v4, offloads),
+        naive: false,
         guest_program: guest_program.clone(),
         answer,
         host_program: host_program.clone(),

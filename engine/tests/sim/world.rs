@@ -151,6 +151,24 @@ impl World {
         Err(format!("{STEPS_MAX} steps and no end"))
     }
 
+    /// Runs until something is so, or until a time.
+    pub(crate) fn run_until(
+        &mut self,
+        ends_at: u64,
+        is_so: impl Fn(&World) -> bool,
+    ) -> Result<(), String> {
+        self.cores.iter_mut().for_each(BareCore::start);
+        while let Some(next) = self.next_at().filter(|&next| next <= ends_at) {
+            self.now = self.now.max(next);
+            self.step()?;
+            if is_so(self) {
+                return Ok(());
+            }
+        }
+        self.now = ends_at;
+        Ok(())
+    }
+
     /// Whether all connections are through.
     fn is_over(&self) -> bool {
         self.usage().tcp == 0 && self.guest.flows.iter().all(|flow| flow.is_gone())

@@ -69,6 +69,40 @@ impl Writer {
         self.frame(&offload, &header[..n], payload)
     }
 
+    /// A TCP packet whose checksum is open, with the headers of IP and ethernet in front; all of it by
+    /// hand, for a guest that shares nothing with the engine.
+    pub(crate) fn by_hand(&self, (guest, remote): Pair, mut packet: Vec<u8>) -> Vec<u8> {
+        let (from, to): (Vec<u8>, Vec<u8>) = match (guest.as_v4(), remote.as_v4()) {
+            (Some(from), Some(to)) => (from.to_vec(), to.to_vec()),
+            _ => (guest.octets().to_vec(), remote.octets().to_vec()),
+        };
+        let length = packet.len() as u16;
+        let pseudo = [&from[..], &to[..], &[0, 6], &length.to_be_bytes()].concat();
+        let sum = ones_complement(&[&pseudo[..], &packet[..]].concat());
+        packet[16..18].copy_from_slice(&sum);
+        let mut frame = vec![0; self.spared()];
+        frame.extend(self.gateway_mac.0);
+        frame.extend(self.guest_mac.0);
+        if from.len() == 4 {
+            let total = (20 + length).to_be_bytes();
+            let mut header = vec![0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, 6, 0, 0];
+            header.extend(from);
+            header.extend(to);
+            let sum = ones_complement(&header);
+            header[10..12].copy_from_slice(&sum);
+            frame.extend([8, 0]);
+            frame.extend(header);
+        } else {
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+            frame.extend(length.to_be_bytes());
+            frame.extend([6, 64]);
+            frame.extend(from);
+            frame.extend(to);
+        }
+        frame.extend(packet);
+        frame
+    }
+
     fn frame(&self, offload: &Offload, header: &[u8], payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::with_capacity(OFFLOAD + header.len() + payload.len());
         if self.features.offload_header {
@@ -87,4 +121,17 @@ impl Writer {
             Some((Offload::NONE, frame))
         }
     }
+}
+
+/// The Internet checksum (RFC 1071), the slow way.
+fn ones_complement(bytes: &[u8]) -> [u8; 2] {
+    let words = bytes.chunks(2).map(|pair| {
+        let low = pair.get(1).copied().unwrap_or(0);
+        u32::from(u16::from_be_bytes([pair[0], low]))
+    });
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!(sum as u16)).to_be_bytes()
 }

@@ -1,6 +1,7 @@
 //! The guest: a machine of one interface with connections, each with a program on top.
 
 pub(crate) mod frame;
+mod naive;
 mod ours;
 
 use std::collections::VecDeque;
@@ -12,6 +13,7 @@ use towpath_stack::tcp::segment::Segment;
 use crate::app::App;
 use crate::plan::FlowPlan;
 use frame::{Pair, Writer};
+use naive::Naive;
 pub(crate) use ours::GuestTcp;
 use ours::Ours;
 
@@ -40,11 +42,47 @@ pub(crate) struct GuestCounts {
 /// One connection of the guest's, from before it opens until it is gone.
 pub(crate) struct GuestFlow {
     pair: Pair,
-    tcp: Option<Ours>,
+    tcp: Option<Tcp>,
     pub(crate) app: Option<App>,
     plan: FlowPlan,
     random: Random,
     gone: bool,
+}
+
+/// The guest's side of a connection.
+enum Tcp {
+    Ours(Box<Ours>),
+    Naive(Box<Naive>),
+}
+
+impl Tcp {
+    fn next_at(&self) -> Option<u64> {
+        match self {
+            Tcp::Ours(tcp) => tcp.next_at(),
+            Tcp::Naive(tcp) => tcp.next_at(),
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        match self {
+            Tcp::Ours(tcp) => tcp.is_gone(),
+            Tcp::Naive(tcp) => tcp.is_gone(),
+        }
+    }
+
+    fn tick(&mut self, now: u64) {
+        match self {
+            Tcp::Ours(tcp) => tcp.tick(now),
+            Tcp::Naive(tcp) => tcp.tick(now),
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        match self {
+            Tcp::Ours(tcp) => tcp.is_connected(),
+            Tcp::Naive(tcp) => tcp.is_connected(),
+        }
+    }
 }
 
 impl Guest {
@@ -90,17 +128,18 @@ impl Guest {
         {
             let bytes = packet.slice(payload);
             self.counted.tcp_bytes += bytes.len() as u64;
-            self.on_tcp(now, segment, bytes);
+            self.on_tcp(now, segment, bytes, &ip.bytes[ip.header_len..]);
         }
     }
 
-    fn on_tcp(&mut self, now: u64, segment: &Segment, payload: &[u8]) {
+    fn on_tcp(&mut self, now: u64, segment: &Segment, payload: &[u8], packet: &[u8]) {
         let index = segment.target_port.wrapping_sub(FIRST_PORT);
         let Some(flow) = self.flows.get_mut(usize::from(index)) else {
             return;
         };
         match &mut flow.tcp {
-            Some(tcp) => tcp.on_segment(now, segment, payload),
+            Some(Tcp::Ours(tcp)) => tcp.on_segment(now, segment, payload),
+            Some(Tcp::Naive(tcp)) => tcp.on_packet(now, packet),
             None => {
                 self.counted.strays += 1;
                 let reset = towpath_stack::tcp::reset_for(segment, payload.len() as u32);
@@ -154,7 +193,11 @@ impl GuestFlow {
         let Self { plan, random, .. } = self;
         let tcp = self.tcp.get_or_insert_with(|| {
             let first = random.next() as u32;
-            Ours::open(now, plan.guest.clone(), port, plan.port, first)
+            if plan.naive {
+                let buffer = plan.guest.receive_buffer as usize;
+                return Tcp::Naive(Naive::open(now, port, plan.port, first, buffer).into());
+            }
+            Tcp::Ours(Ours::open(now, plan.guest.clone(), port, plan.port, first).into())
         });
         tcp.tick(now);
         if tcp.is_connected() || tcp.is_gone() {
@@ -162,12 +205,20 @@ impl GuestFlow {
                 let keys = (plan.key, !plan.key);
                 App::new(plan.guest_program.clone(), keys, random.branch(), now)
             });
-            app.act(now, tcp)?;
+            match tcp {
+                Tcp::Ours(tcp) => app.act(now, &mut **tcp)?,
+                Tcp::Naive(tcp) => app.act(now, &mut **tcp)?,
+            }
         }
         let pair = self.pair;
-        tcp.transmit(now, |(segment, payload, gso_size)| {
-            out.push_back(writer.tcp(pair, &segment, &payload, gso_size));
-        });
+        match tcp {
+            Tcp::Ours(tcp) => tcp.transmit(now, |(segment, payload, gso_size)| {
+                out.push_back(writer.tcp(pair, &segment, &payload, gso_size));
+            }),
+            Tcp::Naive(tcp) => {
+                tcp.transmit(now, |packet| out.push_back(writer.by_hand(pair, packet)));
+            }
+        }
         if tcp.is_gone() && self.app.as_ref().is_some_and(App::is_over) {
             self.gone = true;
             self.tcp = None;
