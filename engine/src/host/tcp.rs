@@ -497,11 +497,10 @@ impl<D: Driver> Core<D> {
             frames += 1;
             if transmit.retransmission {
                 self.counters.bump(Counter::TcpRetransmissions);
+            } else {
+                let bytes = transmit.payload.end - transmit.payload.start;
+                self.counters.add(Counter::BytesDown, u64::from(bytes));
             }
-            self.counters.add(
-                Counter::BytesDown,
-                u64::from(transmit.payload.end - transmit.payload.start),
-            );
         }
         self.counters.add(Counter::FramesOut, frames);
 
