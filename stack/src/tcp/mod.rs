@@ -37,7 +37,7 @@
 //! | `sent.rs` | when it left, while nothing is missing | RFC 8985 §5.2 |
 //! | `acknowledge.rs` | what an ACK says of it | RFC 5681, 2018, 2883 |
 //! | `scoreboard.rs` | what became of each piece, once something is missing | RFC 6675, 8985 §5 |
-//! | `repair.rs` | what is lost and was not, and the answer to that | RFC 8985 §6, 3708, 4015, 5682 |
+//! | `repair.rs` | what is lost, and what was not, and the answer to that | RFC 8985 §6, 3708, 4015, 5682 |
 //! | `rack.rs` | how long a piece may be overtaken | RFC 8985 §6.2 |
 //! | `tail.rs` | the probe when the last may be lost | RFC 8985 §7 |
 //! | `loss.rs` | loss without SACK, and by time | RFC 6582, 6298 §5 |

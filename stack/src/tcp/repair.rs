@@ -6,6 +6,9 @@
 //! window is taken back (RFC 3708 §2.1, RFC 4015 §3.2). A false timeout is also seen
 //! earlier: when something arrives that it took for lost and that was not sent again
 //! (RFC 5682 §3.1).
+//!
+//! One thing is not in the RFCs: a retransmission that is overdue while nothing can be sent after it
+//! is sent again after some round trips, instead of 200 ms (`nudge_at`).
 
 use alloc::boxed::Box;
 

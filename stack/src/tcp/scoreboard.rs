@@ -220,6 +220,10 @@ impl Scoreboard {
             gone += usize::from(end == run.end);
         }
         self.runs.drain(..gone);
+        if self.runs.is_empty() {
+            // A connection that rests gives the memory back.
+            self.runs = Vec::new();
+        }
         self.start = self.start.max(una);
         self.highest = self.highest.max(una);
         delivered
