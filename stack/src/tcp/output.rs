@@ -1,6 +1,7 @@
 //! A segment may leave: which one, and its header.
 
 use core::mem;
+use core::time::Duration;
 
 use super::config::Config;
 use super::connection::Connection;
@@ -12,6 +13,11 @@ use super::seq::SequenceNumber as Seq;
 use super::timers::Deadline;
 use super::verdict::{SendQueue, State, Transmit};
 use crate::time::Instant;
+
+/// An ACK that tells of a gap, or of its end, is sent again once when nothing comes for so long. A
+/// guest that repairs a loss sends no probes, and if this ACK is lost, it stands still until its timer
+/// expires, 200 ms later. With 1 % of loss on a TAP, a kernel with Reno sent 4.2 Gbit/s instead of 2.6.
+const ACK_REPEAT: Duration = Duration::from_millis(10);
 
 impl Connection {
     /// The next segment to emit; call until `None`. Data goes first, retransmissions before new
@@ -157,7 +163,7 @@ impl Connection {
         if may_be_marked {
             flags = flags | self.ecn.data_flags(chunk.start + chunk.len);
         }
-        self.note_ack_sent(true);
+        self.note_ack_sent(now, true);
         let ecn = if may_be_marked {
             Ecn::Capable
         } else {
@@ -192,14 +198,18 @@ impl Connection {
     /// A segment without payload.
     fn transmit_bare(&mut self, now: Instant, config: &Config, sequence: Seq) -> Transmit {
         let sack = self.receive.sack_blocks(self.agreed.sack_blocks_max());
-        self.note_ack_sent(false);
+        self.note_ack_sent(now, false);
         let segment = self.header(now, config, sequence, Flags::ACK, sack, Ecn::NotCapable);
         self.with_ports(segment)
     }
 
-    fn note_ack_sent(&mut self, with_data: bool) {
-        self.timers.ack = Deadline::OFF;
-        self.receive.note_ack_sent(with_data, self.agreed.sack);
+    fn note_ack_sent(&mut self, now: Instant, with_data: bool) {
+        let disturbed = self.receive.note_ack_sent(with_data, self.agreed.sack);
+        self.timers.ack = if disturbed {
+            Deadline::at(now + ACK_REPEAT)
+        } else {
+            Deadline::OFF
+        };
     }
 
     /// The header of a segment of a synchronised connection. It carries the window, whose edge moves

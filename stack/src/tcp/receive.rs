@@ -16,6 +16,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::mem;
 use core::ops::Range;
 use core::time::Duration;
 
@@ -65,6 +66,8 @@ pub(super) struct Receiver {
     duplicates: u8,
     /// An ACK is due.
     pub(super) ack_now: bool,
+    /// A gap opened, grew or closed since the last ACK was sent.
+    disturbed: bool,
     /// Where the guest's FIN is, once seen.
     fin_at: Option<Seq>,
     /// Bytes that came again, to be told in the next ACK (RFC 2883).
@@ -87,6 +90,7 @@ impl Receiver {
             full_segment: FULL_SEGMENT_DEFAULT,
             duplicates: 0,
             ack_now: false,
+            disturbed: false,
             fin_at: None,
             duplicate: None,
             store: None,
@@ -304,6 +308,7 @@ impl Receiver {
             }
             // RFC 5681 §4.2: the filling of a gap is acknowledged at once.
             self.ack_now = true;
+            self.disturbed = true;
         }
         let len = self.nxt.since(before);
         self.room = self.room.saturating_sub(len);
@@ -370,6 +375,7 @@ impl Receiver {
     /// RFC 5681 §4.2: a segment out of order is acknowledged at once.
     fn note_gap(&mut self) {
         self.duplicates = (self.duplicates + 1).min(DUPLICATES_MAX);
+        self.disturbed = true;
     }
 
     fn note_bytes(&mut self, len: u32, full_max: u16) {
@@ -394,7 +400,7 @@ impl Receiver {
 
     /// A segment with the present `nxt` as ACK is being sent. With SACK one ACK tells of all gaps;
     /// without, each duplicate counts, and only if it carries no data.
-    pub(super) fn note_ack_sent(&mut self, with_data: bool, sack: bool) {
+    pub(super) fn note_ack_sent(&mut self, with_data: bool, sack: bool) -> bool {
         if sack {
             self.duplicates = 0;
         } else if !with_data && self.last_ack == self.nxt {
@@ -405,6 +411,7 @@ impl Receiver {
         self.unacked = 0;
         self.ack_now = false;
         self.duplicate = None;
+        mem::take(&mut self.disturbed)
     }
 
     /// The SACK blocks of the segment that is about to be sent; mostly none.

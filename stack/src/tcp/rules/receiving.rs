@@ -50,6 +50,27 @@ fn a_gap_is_told_with_sack_in_one_ack() {
     assert_eq!(ack.options.sack.as_slice(), &blocks[..1]);
 }
 
+#[test]
+fn an_ack_of_a_gap_is_repeated_once() {
+    let mut bench = Bench::seasoned(Bench::with_sack());
+    let at = bench.guest.0;
+    bench.data_at(at + 1000, 1000);
+    assert_eq!(blocks_out(&mut bench), [(at + 1000, at + 2000)]);
+    let (_, outcome) = bench.wait_next();
+    assert_eq!(outcome, TimerOutcome::Transmit);
+    assert_eq!(blocks_out(&mut bench), [(at + 1000, at + 2000)]);
+    bench.wait(Duration::from_secs(1));
+    assert_eq!(bench.flags_out(), []);
+
+    // The one that tells of its end as well, unless another comes before.
+    bench.data(1000);
+    assert_eq!(bench.one_out().segment.acknowledgment, Seq(at + 2000));
+    bench.wait_next();
+    assert_eq!(bench.one_out().segment.acknowledgment, Seq(at + 2000));
+    bench.wait(Duration::from_secs(1));
+    assert_eq!(bench.flags_out(), []);
+}
+
 /// What the next ACK, the only segment due, tells.
 fn blocks_out(bench: &mut Bench) -> Vec<(u32, u32)> {
     let ack = bench.one_out().segment;
