@@ -8,6 +8,7 @@ use towpath_stack::Address;
 
 use crate::app::Program;
 use crate::guest::GuestTcp;
+use crate::guest::datagrams::DatagramPlan;
 
 const US: u64 = 1_000;
 const MS: u64 = 1_000_000;
@@ -82,6 +83,7 @@ pub(crate) struct Plan {
     pub(crate) one_queue: bool,
     pub(crate) lane_frames: usize,
     pub(crate) flows: Vec<FlowPlan>,
+    pub(crate) datagrams: Vec<DatagramPlan>,
 }
 
 impl Plan {
@@ -119,6 +121,11 @@ impl Plan {
                 flow
             })
             .collect();
+        let mut others = Random::named(seed, "datagrams", 0);
+        let count = others.pick(&[0, 0, 5, 60]);
+        let datagrams = (0..count)
+            .map(|_| DatagramPlan::draw(&mut others, begins_at, mtu))
+            .collect();
         Plan {
             level,
             begins_at,
@@ -136,6 +143,7 @@ impl Plan {
             one_queue: lanes.chance(5_000),
             lane_frames: lanes.pick(&[1, 4, 256]),
             flows,
+            datagrams,
         }
     }
 }
