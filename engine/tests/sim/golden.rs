@@ -192,5 +192,6 @@ fn plan(cell: &Cell) -> Plan {
         one_queue: true,
         lane_frames: 1,
         flows: vec![flow],
+        datagrams: Vec::new(),
     }
 }

@@ -5,6 +5,7 @@
 //! cargo test --release -p towpath --test sim -- --seed 7 --trace          one seed, told as it happens
 //! cargo test --release -p towpath --test sim -- --seeds 100000 --from 5   many
 //! cargo test --release -p towpath --test sim -- --hours 2                 as many as go into two hours
+//! cargo test --release -p towpath --test sim -- --virtual-hours 24        one world that lives for long
 //! cargo test -p towpath --test sim -- --update-golden                     the table of goodput, anew
 //! ```
 
@@ -49,6 +50,9 @@ struct Args {
     /// Runs as many seeds as go into so many hours.
     #[arg(long)]
     hours: Option<f64>,
+    /// Runs one world that lives so many hours of its own time.
+    #[arg(long)]
+    virtual_hours: Option<u64>,
     /// Writes the table of goodput anew.
     #[arg(long)]
     update_golden: bool,
@@ -56,7 +60,13 @@ struct Args {
 
 fn main() -> ExitCode {
     // What a user of the world asks for is told by these; all else is for the test runner.
-    let own = ["--seed", "--seeds", "--hours", "--update-golden"];
+    let own = [
+        "--seed",
+        "--seeds",
+        "--hours",
+        "--virtual-hours",
+        "--update-golden",
+    ];
     if std::env::args().any(|arg| own.contains(&arg.as_str())) {
         return explore(&Args::parse());
     }
@@ -74,6 +84,10 @@ fn main() -> ExitCode {
                     return Err(format!("seed {seed} went another way the second time").into());
                 }
             }
+            Ok(())
+        }),
+        Trial::test("a_long_life_keeps_every_promise", || {
+            run::world(0, plan::Plan::long(0, 24), false)?;
             Ok(())
         }),
         Trial::test("goodput_is_what_the_table_says", || {
@@ -98,6 +112,12 @@ fn explore(args: &Args) -> ExitCode {
                 ExitCode::FAILURE
             }
         };
+    }
+    if let Some(hours) = args.virtual_hours {
+        let seed = args.seed.unwrap_or(args.from);
+        let result = run::world(seed, plan::Plan::long(seed, hours), args.trace);
+        println!("seed {seed}, {hours} virtual hours: {result:?}");
+        return ExitCode::from(u8::from(result.is_err()));
     }
     let failed = match (args.seed, args.hours) {
         (Some(seed), _) => match run::seed(seed, args.trace) {

@@ -8,10 +8,54 @@ use towpath_stack::Address;
 
 use crate::app::Program;
 use crate::guest::GuestTcp;
+use crate::guest::datagrams::DatagramPlan;
 
 const US: u64 = 1_000;
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000_000_000;
+
+impl Plan {
+    /// A long life: connections that come and go over so many hours, and some that are quiet for
+    /// longer than a keepalive waits.
+    pub(crate) fn long(seed: u64, hours: u64) -> Plan {
+        const HOUR: u64 = 3600 * S;
+        let mut plan = Plan::new(seed);
+        let mut random = Random::named(seed, "long", 0);
+        let (begins_at, mtu, level) = (plan.begins_at, plan.mtu, Level::Mild);
+        plan.level = level;
+        plan.up = link_faults(&mut random, level);
+        plan.down = link_faults(&mut random, level);
+        plan.host = host_faults(&mut random, level);
+        plan.flows = (0..hours * 20)
+            .map(|index| {
+                let mut flow = flow(
+                    &mut random,
+                    index as u16,
+                    begins_at,
+                    mtu,
+                    plan.offloads,
+                    level,
+                );
+                flow.starts_at = begins_at + random.below(hours * HOUR);
+                if random.chance(2_000) {
+                    let quiet = random.between(2 * HOUR, 5 * HOUR);
+                    flow.guest_program.starts_after_ns = quiet;
+                    flow.host_program.starts_after_ns = quiet;
+                    flow.guest.keepalive = Duration::from_secs(random.pick(&[0, 7_200]));
+                }
+                flow
+            })
+            .collect();
+        plan.datagrams = (0..hours * 100)
+            .map(|_| {
+                let mut datagram = DatagramPlan::draw(&mut random, begins_at, mtu);
+                datagram.at = begins_at + random.below(hours * HOUR);
+                datagram
+            })
+            .collect();
+        plan
+    }
+}
 
 /// How much goes wrong in a world.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,6 +126,7 @@ pub(crate) struct Plan {
     pub(crate) one_queue: bool,
     pub(crate) lane_frames: usize,
     pub(crate) flows: Vec<FlowPlan>,
+    pub(crate) datagrams: Vec<DatagramPlan>,
 }
 
 impl Plan {
@@ -119,6 +164,11 @@ impl Plan {
                 flow
             })
             .collect();
+        let mut others = Random::named(seed, "datagrams", 0);
+        let count = others.pick(&[0, 0, 5, 60]);
+        let datagrams = (0..count)
+            .map(|_| DatagramPlan::draw(&mut others, begins_at, mtu))
+            .collect();
         Plan {
             level,
             begins_at,
@@ -136,6 +186,7 @@ impl Plan {
             one_queue: lanes.chance(5_000),
             lane_frames: lanes.pick(&[1, 4, 256]),
             flows,
+            datagrams,
         }
     }
 }
@@ -197,9 +248,9 @@ fn flow(
 ) -> FlowPlan {
     let v4 = random.chance(6_000);
     let remote = if v4 {
-        Address::v4([192, 0, 2, 1 + index as u8])
+        Address::v4([192, 0, 2, 1 + (index % 200) as u8])
     } else {
-        let last = 1 + index as u8;
+        let last = 1 + (index % 200) as u8;
         Address::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last])
     };
     let answer = Answer::Accept {

@@ -12,7 +12,11 @@ use crate::world::World;
 
 /// One world, from its beginning to its end. Answers a hash of all that happened.
 pub(crate) fn seed(seed: u64, prints: bool) -> Result<u64, String> {
-    let plan = Plan::new(seed);
+    world(seed, Plan::new(seed), prints)
+}
+
+/// The world of a plan.
+pub(crate) fn world(seed: u64, plan: Plan, prints: bool) -> Result<u64, String> {
     if prints {
         println!("{plan:#?}");
     }

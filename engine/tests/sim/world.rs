@@ -12,12 +12,13 @@ use std::time::Duration;
 use towpath::config::{Limits, Network};
 use towpath::internals::{BareCore, Setup, Usage};
 use towpath_ring::driver::sim::{
-    Answer, Got, Random, SimConfig, SimDriver, SimHost, SimLink, SimStream,
+    Answer, Got, Random, SimConfig, SimDatagram, SimDriver, SimHost, SimLink, SimStream,
 };
-use towpath_ring::driver::{Driver, Errno, LinkFeatures, Remote};
+use towpath_ring::driver::{Driver, Errno, ErrorOrigin, LinkFeatures, Remote, SocketError};
 
 use crate::app::{App, Socket};
 use crate::guest::Guest;
+use crate::guest::datagrams::CLOSED_PORT;
 use crate::guest::frame::Writer;
 use crate::plan::Plan;
 use crate::show;
@@ -39,6 +40,8 @@ pub(crate) struct World {
     pub(crate) guest: Guest,
     up: SimLink,
     down: SimLink,
+    /// UDP payload that left the host.
+    pub(crate) datagram_bytes: u64,
     pub(crate) trace: Trace,
 }
 
@@ -106,7 +109,12 @@ impl World {
         });
         let cores = cores(&plan, &network, features, &host, &mut random);
         let addresses = [network.guest4().into(), network.guest6().into()];
-        let mut guest = Guest::new(writer, addresses);
+        let mut guest = Guest::new(
+            writer,
+            addresses,
+            network.gateway4().octets(),
+            plan.datagrams.clone(),
+        );
         for flow in &plan.flows {
             guest.add(flow, random.branch());
         }
@@ -119,6 +127,7 @@ impl World {
             guest,
             up: SimLink::new(plan.up.clone(), random.branch(), writer.spared() + 14),
             down: SimLink::new(plan.down.clone(), random.branch(), writer.spared() + 14),
+            datagram_bytes: 0,
             trace: Trace::new(prints),
             random,
             plan,
@@ -171,7 +180,9 @@ impl World {
 
     /// Whether all connections are through.
     fn is_over(&self) -> bool {
-        self.usage().tcp == 0 && self.guest.flows.iter().all(|flow| flow.is_gone())
+        self.usage().tcp == 0
+            && self.guest.datagrams.next_at().is_none()
+            && self.guest.flows.iter().all(|flow| flow.is_gone())
     }
 
     /// What all cores hold.
@@ -228,7 +239,7 @@ impl World {
             let header = self.plan.offload_header;
             self.trace
                 .note(now, &frame, || show::frame("  guest <-", &frame, header));
-            self.guest.on_frame(now, &frame);
+            self.guest.on_frame(now, &frame)?;
         }
         self.guest.act(now)?;
         while let Some(frame) = self.guest.take_frame() {
@@ -254,7 +265,37 @@ impl World {
         self.step_peers()
     }
 
+    /// Answers what left in datagrams.
+    fn answer_datagrams(&mut self) {
+        while let Some(datagram) = self.host.take_datagram() {
+            let after_ns = self.random.below(1_000_000);
+            let ping = datagram.to.port() == 0;
+            if !ping {
+                self.datagram_bytes += datagram.payload.len() as u64;
+            }
+            let now = self.now;
+            for core in &mut self.cores {
+                let driver = core.driver_mut();
+                driver.set_now(now);
+                let found = if datagram.to.port() == CLOSED_PORT {
+                    driver.deliver_error(datagram.from, refusal(&datagram), after_ns)
+                } else {
+                    let mut payload = datagram.payload.clone();
+                    if ping {
+                        // The type of a reply (RFC 792; RFC 4443 §4.2).
+                        payload[0] = if datagram.to.is_ipv4() { 0 } else { 129 };
+                    }
+                    driver.deliver_datagram(datagram.from, datagram.to, payload, 0, after_ns)
+                };
+                if found {
+                    break;
+                }
+            }
+        }
+    }
+
     fn step_peers(&mut self) -> Result<(), String> {
+        self.answer_datagrams();
         let now = self.now;
         while let Some((to, stream)) = self.host.accept() {
             let Remote::Inet(to) = to else { continue };
@@ -308,6 +349,24 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+/// What a host says where nobody listens (RFC 1122 §3.2.2.1, RFC 4443 §3.1).
+fn refusal(datagram: &SimDatagram) -> SocketError {
+    let v6 = datagram.to.is_ipv6();
+    let (kind, code) = if v6 { (1, 4) } else { (3, 3) };
+    SocketError {
+        errno: Errno::CONNREFUSED,
+        origin: ErrorOrigin::Icmp {
+            v6,
+            kind,
+            code,
+            offender: datagram.to.ip(),
+        },
+        info: 0,
+        target: datagram.to,
+        payload: datagram.payload.iter().take(500).copied().collect(),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use towpath_ring::driver::LinkFeatures;
 use towpath_stack::Address;
-use towpath_stack::build::{self, Checksum, Envelope, HEADER_MAX};
+use towpath_stack::build::{self, Checksum, EchoHeader, Envelope, HEADER_MAX};
 use towpath_stack::tcp::segment::Segment;
+use towpath_stack::wire::arp::{ArpPacket, Operation};
 use towpath_stack::wire::checksum::Sum;
 use towpath_stack::wire::ethernet::MacAddress;
 use towpath_stack::wire::offload::{HEADER_LEN as OFFLOAD, Offload};
@@ -67,6 +68,46 @@ impl Writer {
             self.checksum(payload),
         );
         self.frame(&offload, &header[..n], payload)
+    }
+
+    pub(crate) fn udp(&self, pair: Pair, source: u16, target: u16, payload: &[u8]) -> Vec<u8> {
+        let mut header = [0; HEADER_MAX];
+        let (envelope, sum) = (self.envelope(pair), self.checksum(payload));
+        let len = payload.len();
+        let (n, offload) = build::udp(&mut header, &envelope, source, target, len, None, sum);
+        self.frame(&offload, &header[..n], payload)
+    }
+
+    pub(crate) fn ping(
+        &self,
+        pair: Pair,
+        identifier: u16,
+        sequence: u16,
+        payload: &[u8],
+    ) -> Vec<u8> {
+        let mut header = [0; HEADER_MAX];
+        let echo = EchoHeader {
+            reply: false,
+            identifier,
+            sequence,
+        };
+        let sum = Sum::new().add(payload);
+        let envelope = self.envelope(pair);
+        let n = build::icmp_echo(&mut header, &envelope, &echo, payload.len(), sum);
+        self.frame(&Offload::NONE, &header[..n], payload)
+    }
+
+    /// Asks for the gateway.
+    pub(crate) fn arp(&self, guest: Address, gateway4: [u8; 4]) -> Vec<u8> {
+        let request = ArpPacket {
+            operation: Operation::Request,
+            sender_mac: self.guest_mac,
+            sender: guest.as_v4().unwrap_or_default(),
+            target_mac: MacAddress([0; 6]),
+            target: gateway4,
+        };
+        let frame = build::arp(self.guest_mac, MacAddress([0xff; 6]), &request);
+        self.frame(&Offload::NONE, frame.as_slice(), &[])
     }
 
     /// A TCP packet whose checksum is open, with the headers of IP and ethernet in front; all of it by

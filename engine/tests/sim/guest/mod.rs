@@ -1,5 +1,6 @@
 //! The guest: a machine of one interface with connections, each with a program on top.
 
+pub(crate) mod datagrams;
 pub(crate) mod frame;
 mod naive;
 mod ours;
@@ -12,6 +13,7 @@ use towpath_stack::tcp::segment::Segment;
 
 use crate::app::App;
 use crate::plan::FlowPlan;
+use datagrams::{DatagramPlan, Datagrams};
 use frame::{Pair, Writer};
 use naive::Naive;
 pub(crate) use ours::GuestTcp;
@@ -23,6 +25,8 @@ const FIRST_PORT: u16 = 10_000;
 pub(crate) struct Guest {
     writer: Writer,
     addresses: [towpath_stack::Address; 2],
+    gateway4: [u8; 4],
+    pub(crate) datagrams: Datagrams,
     pub(crate) flows: Vec<GuestFlow>,
     /// Frames that wait for the link.
     out: VecDeque<Vec<u8>>,
@@ -86,10 +90,17 @@ impl Tcp {
 }
 
 impl Guest {
-    pub(crate) fn new(writer: Writer, addresses: [towpath_stack::Address; 2]) -> Guest {
+    pub(crate) fn new(
+        writer: Writer,
+        addresses: [towpath_stack::Address; 2],
+        gateway4: [u8; 4],
+        datagrams: Vec<DatagramPlan>,
+    ) -> Guest {
         Guest {
             writer,
             addresses,
+            gateway4,
+            datagrams: Datagrams::new(datagrams),
             flows: Vec::new(),
             out: VecDeque::new(),
             counted: GuestCounts::default(),
@@ -110,18 +121,19 @@ impl Guest {
 
     /// When something of the guest's is due by itself.
     pub(crate) fn next_at(&self, now: u64) -> Option<u64> {
-        self.flows.iter().filter_map(|flow| flow.next_at(now)).min()
+        let flows = self.flows.iter().filter_map(|flow| flow.next_at(now));
+        flows.chain(self.datagrams.next_at()).min()
     }
 
     /// A frame came from the link.
-    pub(crate) fn on_frame(&mut self, now: u64, frame: &[u8]) {
+    pub(crate) fn on_frame(&mut self, now: u64, frame: &[u8]) -> Result<(), String> {
         let Some((offload, ethernet)) = self.writer.split(frame) else {
             self.counted.unparsed += 1;
-            return;
+            return Ok(());
         };
         let Ok(packet) = parse::parse(ethernet, &offload) else {
             self.counted.unparsed += 1;
-            return;
+            return Ok(());
         };
         if let Body::Ip(ip) = &packet.body
             && let Content::Transport(Transport::Tcp { segment, payload }) = &ip.content
@@ -129,7 +141,9 @@ impl Guest {
             let bytes = packet.slice(payload);
             self.counted.tcp_bytes += bytes.len() as u64;
             self.on_tcp(now, segment, bytes, &ip.bytes[ip.header_len..]);
+            return Ok(());
         }
+        self.datagrams.on_packet(&packet)
     }
 
     fn on_tcp(&mut self, now: u64, segment: &Segment, payload: &[u8], packet: &[u8]) {
@@ -161,6 +175,10 @@ impl Guest {
             let port = FIRST_PORT + index as u16;
             flow.act(now, port, &writer, out)
                 .map_err(|why| format!("flow {index}, guest: {why}"))?;
+        }
+        let (addresses, gateway4) = (&self.addresses, self.gateway4);
+        while let Some(frame) = self.datagrams.take(now, &writer, addresses, gateway4) {
+            out.push_back(frame);
         }
         Ok(())
     }
