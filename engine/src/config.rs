@@ -152,7 +152,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             tcp_flows: 65_536,
-            tcp_pending: 4_096,
+            tcp_pending: 8_192,
             udp_flows: 8_192,
             icmp_flows: 1_024,
             buffer_bytes: 512 << 20,

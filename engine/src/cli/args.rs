@@ -213,7 +213,7 @@ pub(super) struct Limits {
     pub(super) max_icmp: u32,
     /// TCP connections that one side has not accepted yet, half of it for each address of the guest; here
     /// the oldest is refused in favour of the new one
-    #[arg(long, value_name = "N", default_value_t = 4_096, value_parser = value_parser!(u32).range(1..=4_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 8_192, value_parser = value_parser!(u32).range(1..=4_000_000))]
     pub(super) max_pending: u32,
     /// Memory for data that waits for slow readers, all connections together
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = value::size)]
