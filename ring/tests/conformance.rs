@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use towpath_ring::driver::faulty::{FaultPlan, Faulty};
+use towpath_ring::driver::sim::{Answer, Random, SimConfig, SimDriver, SimHost};
 use towpath_ring::driver::{FRAME_HEADER_MAX, SEND_SLICES_MAX};
 use towpath_ring::{
     Completion, Driver, Errno, ErrorOrigin, Keepalive, LinkId, ReceiveEnd, Remote, SendMode, Slice,
@@ -1034,6 +1035,35 @@ fn small_uring(busy_poll_ns: u64) -> World<Uring> {
         driver: Uring::new(&config, Vec::new()).unwrap(),
         queue: VecDeque::new(),
     }
+}
+
+/// A simulated kernel, whose far side these tests do not play; `sim.rs` has the rest.
+fn small_sim() -> World<SimDriver> {
+    let host = SimHost::new(|_| Answer::Never);
+    World {
+        driver: SimDriver::new(SimConfig::default(), host, Random::new(1), 0).unwrap(),
+        queue: VecDeque::new(),
+    }
+}
+
+macro_rules! conformance_without_peers {
+    ($($test:ident)*) => {
+        mod sim {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(super::small_sim());
+                }
+            )*
+        }
+    };
+}
+
+conformance_without_peers! {
+    deadlines_are_kept_and_the_clock_moves
+    wakes_come_through_and_are_merged
+    hop_limits_and_error_reports_can_be_set
+    links_that_do_not_exist_say_so
 }
 
 macro_rules! conformance {
