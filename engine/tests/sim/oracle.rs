@@ -108,6 +108,9 @@ fn check_datagrams(world: &World) -> Result<(), String> {
     let datagrams = &world.guest.datagrams;
     let doubled = world.plan.up.duplicate > 0 || world.plan.down.duplicate > 0;
     let clean = world.plan.level == Level::Clean && world.plan.cores == 1;
+    if datagrams.unexpected > 0 && world.plan.down.corrupt == 0 {
+        return Err(format!("{} packets of no known kind", datagrams.unexpected));
+    }
     let outcomes = datagrams.plans().iter().zip(&datagrams.answered);
     for (number, (plan, &count)) in outcomes.enumerate() {
         if clean && count == 0 {
