@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::plan::{FaultPlan, Faults};
+use crate::driver::sim::Random;
 
 /// Draws the fate of each frame of one direction.
 ///
@@ -20,7 +21,7 @@ impl Fates {
     pub fn up(plan: &FaultPlan) -> Fates {
         Fates {
             faults: plan.up,
-            random: Random(plan.seed),
+            random: Random::new(plan.seed),
         }
     }
 
@@ -30,7 +31,7 @@ impl Fates {
         Fates {
             faults: plan.down,
             // Far from where `up` begins.
-            random: Random(plan.seed ^ 0x5bd1_e995_9e37_79b9),
+            random: Random::new(plan.seed ^ 0x5bd1_e995_9e37_79b9),
         }
     }
 
@@ -108,20 +109,6 @@ impl Damage {
         if rest > 0 {
             bytes.truncate(spared + (self.place % rest as u64) as usize);
         }
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): any seed will do, and each number is a mix of a counter.
-#[derive(Clone, Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
     }
 }
 
