@@ -368,7 +368,11 @@ fn a_tail_that_is_lost_is_asked_for_after_two_round_trips() {
     assert_eq!((time, outcome), (ms(3), TimerOutcome::Transmit));
     let probe = bench.one_out();
     assert_eq!((probe.payload, probe.retransmission), (4_000..5_000, true));
-    // Only one probe.
+    // And again, each time after twice as long; then only the retransmission timer is left.
+    for patience in [6, 12, 24] {
+        assert_eq!(bench.wait_next(), (ms(patience), TimerOutcome::Transmit));
+        assert_eq!(bench.ranges_out(), [(9_001, 1_000)]);
+    }
     let rto = bench.connection.poll_at().unwrap().since(bench.now);
     assert_eq!(rto, bench.config.rto_min);
     bench.wait(ms(1));
@@ -380,12 +384,14 @@ fn a_tail_that_is_lost_is_asked_for_after_two_round_trips() {
 
 #[test]
 fn new_data_is_the_better_probe() {
-    // RFC 8985 §7.3, even past the congestion window.
-    let mut bench = distant(10_000);
-    bench.queue.bytes = 12_000;
-    assert_eq!(bench.out(), []);
-    bench.wait_next();
-    assert_eq!(bench.ranges_out(), [(15_001, 1_000)]);
+    // RFC 8985 §7.3, even past the congestion window; but not so little that its ACK is delayed.
+    for (bytes, probe) in [(12_000, (15_001, 2_000)), (11_000, (14_001, 1_000))] {
+        let mut bench = distant(10_000);
+        bench.queue.bytes = bytes;
+        assert_eq!(bench.out(), []);
+        bench.wait_next();
+        assert_eq!(bench.ranges_out(), [probe]);
+    }
 }
 
 #[test]
