@@ -399,7 +399,8 @@ impl Receiver {
     }
 
     /// A segment with the present `nxt` as ACK is being sent. With SACK one ACK tells of all gaps;
-    /// without, each duplicate counts, and only if it carries no data.
+    /// without, each duplicate counts, and only if it carries no data. Returns whether the guest may
+    /// wait for this very ACK, because nothing more will come of it.
     pub(super) fn note_ack_sent(&mut self, with_data: bool, sack: bool) -> bool {
         if sack {
             self.duplicates = 0;
@@ -411,7 +412,7 @@ impl Receiver {
         self.unacked = 0;
         self.ack_now = false;
         self.duplicate = None;
-        mem::take(&mut self.disturbed)
+        mem::take(&mut self.disturbed) || self.after_run
     }
 
     /// The SACK blocks of the segment that is about to be sent; mostly none.

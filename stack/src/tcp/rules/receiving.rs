@@ -51,7 +51,7 @@ fn a_gap_is_told_with_sack_in_one_ack() {
 }
 
 #[test]
-fn an_ack_of_a_gap_is_repeated_once() {
+fn an_ack_that_the_guest_may_wait_for_is_repeated_once() {
     let mut bench = Bench::seasoned(Bench::with_sack());
     let at = bench.guest.0;
     bench.data_at(at + 1000, 1000);
@@ -67,6 +67,19 @@ fn an_ack_of_a_gap_is_repeated_once() {
     assert_eq!(bench.one_out().segment.acknowledgment, Seq(at + 2000));
     bench.wait_next();
     assert_eq!(bench.one_out().segment.acknowledgment, Seq(at + 2000));
+    bench.wait(Duration::from_secs(1));
+    assert_eq!(bench.flags_out(), []);
+
+    // And the one that answers a run, unless the run goes on.
+    bench.guest.0 = at + 2000;
+    for _ in 0..2 {
+        for _ in 0..4 {
+            bench.data(1000);
+        }
+        assert_eq!(bench.flags_out(), [ACK]);
+    }
+    bench.wait_next();
+    assert_eq!(bench.one_out().segment.acknowledgment, Seq(at + 10_000));
     bench.wait(Duration::from_secs(1));
     assert_eq!(bench.flags_out(), []);
 }
