@@ -409,10 +409,12 @@ impl World {
         }
         self.sent = self.sent.max(end);
         if flags.syn() {
-            self.our_scale = segment.options.window_scale.unwrap_or(0);
             if flags.ack() {
                 self.synchronize(segment.acknowledgment);
             }
+            // What we answer says whether windows are scaled, also to a guest whose SYNs contradict
+            // each other.
+            self.our_scale = segment.options.window_scale.unwrap_or(0);
         }
         if flags.ack() {
             let next = self.start + self.delivered + u32::from(self.finished);
