@@ -253,9 +253,10 @@ impl<D: Driver> Core<D> {
                 target_port,
                 payload,
             } => {
-                let verdict = self.admission.judge(arrival.peer.remote, *target_port);
-                let to_dhcp = verdict == Verdict::Dhcp;
-                if unspecified && !to_dhcp {
+                // Asked only where it matters: who has an address is judged when its flow begins.
+                let to_dhcp =
+                    || self.admission.judge(arrival.peer.remote, *target_port) == Verdict::Dhcp;
+                if unspecified && !to_dhcp() {
                     self.counters.bump(Counter::DroppedSource);
                     return None;
                 }
