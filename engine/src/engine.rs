@@ -20,6 +20,7 @@ use crate::control::{Control, ServiceCounters};
 use crate::core::{Core, CoreSeed, Peers, Report};
 use crate::counters::{CoreCounters, Totals};
 use crate::host::sequence::SequenceSecret;
+use crate::link::Attacher;
 use crate::placement::{self, Threads};
 use crate::policy::admission::Admission;
 
@@ -31,6 +32,7 @@ pub struct Engine {
     threads: Threads,
     control: Control,
     peers: Arc<Peers>,
+    attacher: Attacher,
     counters: Vec<Arc<CoreCounters>>,
     failed: Arc<Failure>,
     faults: Option<Arc<Injected>>,
@@ -158,6 +160,7 @@ impl Engine {
             })
             .collect();
 
+        let attacher = Attacher::new(Arc::clone(&peers), 1);
         let (ready, started) = mpsc::channel::<io::Result<()>>();
         let failure = Arc::clone(&failed);
         let faults = config.faults.map(|plan| {
@@ -182,6 +185,7 @@ impl Engine {
             threads,
             control,
             peers,
+            attacher,
             counters,
             failed,
             faults,
@@ -215,6 +219,11 @@ impl Engine {
         self.failed.reason.get().map(String::as_str)
     }
 
+    /// What gives links to this engine while it runs.
+    pub fn attacher(&self) -> Attacher {
+        self.attacher.clone()
+    }
+
     /// All cores' counters as they are now.
     pub fn totals(&self) -> Totals {
         Totals::of(self.counters.iter().map(Arc::as_ref))
@@ -222,6 +231,7 @@ impl Engine {
 
     /// Ends all cores and services. Connections that are still open are closed by the host kernel.
     pub fn stop(self) -> Summary {
+        self.attacher.close();
         self.peers.stop.store(true, Ordering::Relaxed);
         for waker in self.peers.wakers.iter().filter_map(OnceLock::get) {
             waker.wake();

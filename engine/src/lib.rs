@@ -18,6 +18,7 @@ pub mod guest;
 pub(crate) mod host;
 #[doc(hidden)]
 pub mod internals;
+pub mod link;
 pub(crate) mod placement;
 pub(crate) mod policy;
 pub mod ports;

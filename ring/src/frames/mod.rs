@@ -1,3 +1,4 @@
 //! How frames are read and written.
 
+pub mod stream;
 pub mod tap;
