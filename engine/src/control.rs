@@ -171,7 +171,7 @@ mod tests {
 
     use super::{Control, Counter};
     use crate::config::{DnsUpstream, EngineConfig, HostLoopback, Limits, Network};
-    use crate::service::message::{PACKET_MAX, Reply, Request};
+    use crate::service::message::{Asker, PACKET_MAX, Reply, Request};
 
     /// A query for `a. IN A`.
     const QUERY: &[u8] =
@@ -222,13 +222,17 @@ mod tests {
             Control::start(&config(vec![upstream.local_addr().unwrap()]), 2).unwrap();
         let server = Address::v4([10, 0, 2, 1]);
         for (n, core) in cores.iter().enumerate() {
-            let guest = Address::v4([10, 0, 2, 3 + n as u8]);
+            let asker = Asker {
+                port: n as u16,
+                mac: [2, 0, 0, 0, 0, n as u8],
+                guest: Address::v4([10, 0, 2, 3 + n as u8]),
+                guest_port: 4000,
+                server,
+            };
             tell(
                 core,
                 &Request::Dns {
-                    guest,
-                    guest_port: 4000,
-                    server,
+                    asker,
                     query: QUERY,
                 },
             );
@@ -240,9 +244,7 @@ mod tests {
             let mut answer = QUERY.to_vec();
             answer[2] |= 0x80;
             let reply = Reply::Dns {
-                guest,
-                guest_port: 4000,
-                server,
+                asker,
                 answer: &answer,
             };
             assert_eq!(Reply::decode(&hear(core)), Some(reply));
@@ -266,12 +268,14 @@ mod tests {
             tell(
                 core,
                 &Request::Dhcp {
+                    port: n as u16,
                     mac,
                     message: &discover,
                 },
             );
             let packet = hear(core);
             let Some(Reply::Dhcp {
+                port,
                 mac: target,
                 to,
                 message,
@@ -280,13 +284,14 @@ mod tests {
                 panic!("{packet:?}");
             };
             let expected = Ipv4Addr::new(10, 0, 2, 4 + n as u8);
-            assert_eq!((target, to), (mac, Some(expected)));
+            assert_eq!((port, target, to), (n as u16, mac, Some(expected)));
             assert_eq!(message[16..20], expected.octets());
         }
         send(&cores[0], b"\xff nonsense", SendFlags::empty()).unwrap();
         tell(
             &cores[0],
             &Request::Dhcp {
+                port: 0,
                 mac: [0; 6],
                 message: &discover,
             },

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 use towpath_ring::driver::faulty::{FaultCounts, FaultPlan, Faulty};
 use towpath_ring::driver::uring::{Features, Uring, UringConfig};
-use towpath_ring::driver::{Driver, LinkId, Remote, SocketId};
+use towpath_ring::driver::{Driver, Remote, SocketId};
 use towpath_ring::frames::tap::TapQueue;
 use towpath_ring::lane::Lanes;
 use towpath_stack::neighbor::Neighbors;
@@ -144,7 +144,7 @@ impl Engine {
             .map(|(id, (((queue, reads_link), service), lanes))| {
                 let seed = CoreSeed {
                     id,
-                    link: LinkId(0),
+                    has_link: true,
                     reads_link,
                     admission: Admission::new(config.network.clone(), config.host_loopback.clone()),
                     neighbors: neighbors.clone(),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use towpath_ring::driver::{Completion, Driver, LinkId, Remote, SocketId, UnixAddress};
+use towpath_ring::driver::{Completion, Driver, Remote, SocketId, UnixAddress};
 use towpath_ring::lane::{LaneEnd, Lanes};
 use towpath_stack::Instant;
 use towpath_stack::flow::FlowKey;
@@ -155,7 +155,7 @@ impl<D: Driver> BareCore<D> {
     ) -> Self {
         let seed = CoreSeed {
             id,
-            link: LinkId(0),
+            has_link: true,
             reads_link,
             admission: Admission::new(network.clone(), HostLoopback::Open(PortSet::all())),
             neighbors: neighbors(network),
@@ -202,7 +202,7 @@ impl<D: Driver> BareCore<D> {
     pub fn usage(&self) -> Usage {
         Usage {
             tcp: self.core.tcp.len(),
-            tcp_half_open: self.core.half_open.len(),
+            tcp_half_open: self.core.half_open(),
             udp: self.core.udp.len(),
             echo: self.core.echo.len(),
             held_bytes: self.core.held_bytes,

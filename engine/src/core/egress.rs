@@ -1,11 +1,9 @@
 //! Frames to the guest: headers are built here, payload stays in the slices that it came in.
 
-use std::collections::HashMap;
-
 use smallvec::SmallVec;
 use towpath_ring::buffer::Slice;
 use towpath_ring::driver::{
-    Driver, Errno, ErrorOrigin, FRAME_HEADER_MAX, LinkFeatures, LinkId, SocketError,
+    Driver, Errno, ErrorOrigin, FRAME_HEADER_MAX, LinkFeatures, SocketError,
 };
 use towpath_stack::build::{
     self, Checksum, ERROR_MAX, EchoHeader, Envelope, Fragments, HEADER_MAX, HOP_LIMIT, IcmpError,
@@ -17,8 +15,10 @@ use towpath_stack::wire::offload::Offload;
 use towpath_stack::{Address, Instant};
 
 use super::Core;
+use super::port::Ports;
 use crate::counters::Counter;
 use crate::host::queue::FRAME_SLICES;
+use crate::link::PortId;
 
 /// As much of a packet as an ICMP error quotes: 576 bytes in all for IPv4 (RFC 1812 §4.3.2.3), with
 /// room for both versions' headers.
@@ -27,15 +27,12 @@ pub(crate) const QUOTE_MAX: usize = 548;
 const OFFLOAD: usize = towpath_stack::wire::offload::HEADER_LEN;
 /// Largest payload of a super-frame: a full IP packet, less the longest headers.
 const SUPER_PAYLOAD_MAX: u32 = 65_535 - 40 - 60;
-/// ICMP errors per second, and how many may come at once (RFC 4443 §2.4 f).
-const ICMP_RATE: u64 = 1_000;
-const ICMP_BURST: u64 = 100;
-/// Addresses whose MAC address is remembered, for the few frames that belong to no flow.
-const MACS_MAX: usize = 1024;
 
 /// Both ends of a frame to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
+    /// Where the guest is.
+    pub(crate) port: PortId,
     /// The guest's MAC address.
     pub(crate) mac: MacAddress,
     /// The guest's address: the target of frames.
@@ -83,40 +80,31 @@ impl Unreachable {
     }
 }
 
-/// What it takes to write frames to one link.
+/// What it takes to write frames to guests.
 pub(crate) struct Egress {
-    link: LinkId,
-    features: LinkFeatures,
+    pub(crate) ports: Ports,
     gateway_mac: MacAddress,
     mtu: u16,
     /// Identification of the next fragmented packet.
     identification: u32,
-    icmp_tokens: u64,
-    icmp_refilled: Instant,
-    macs: HashMap<Address, MacAddress>,
 }
 
 impl Egress {
-    pub(crate) fn new(
-        link: LinkId,
-        features: LinkFeatures,
-        gateway_mac: MacAddress,
-        mtu: u16,
-    ) -> Self {
+    pub(crate) fn new(gateway_mac: MacAddress, mtu: u16) -> Self {
         Self {
-            link,
-            features,
+            ports: Ports::default(),
             gateway_mac,
             mtu,
             identification: 0,
-            icmp_tokens: ICMP_BURST,
-            icmp_refilled: Instant::ZERO,
-            macs: HashMap::new(),
         }
     }
 
-    pub(crate) fn features(&self) -> LinkFeatures {
-        self.features
+    /// What a guest's link can do; nothing if the guest has left.
+    pub(crate) fn features(&self, port: PortId) -> LinkFeatures {
+        self.ports
+            .get(port)
+            .map(|port| port.features)
+            .unwrap_or_default()
     }
 
     /// Our MAC address.
@@ -124,18 +112,19 @@ impl Egress {
         self.gateway_mac
     }
 
-    /// Bytes of the largest packet that the link takes.
+    /// Bytes of the largest packet that links take.
     pub(crate) fn mtu(&self) -> u16 {
         self.mtu
     }
 
     /// The largest TCP payload of one frame to this guest, on a connection whose segments hold
     /// `payload_max` bytes.
-    pub(crate) fn tcp_segment_max(&self, guest: Address, payload_max: u16) -> u32 {
-        let segments = if guest.is_v4() {
-            self.features.tso4
+    pub(crate) fn tcp_segment_max(&self, peer: &Peer, payload_max: u16) -> u32 {
+        let features = self.features(peer.port);
+        let segments = if peer.guest.is_v4() {
+            features.tso4
         } else {
-            self.features.tso6
+            features.tso6
         };
         if segments {
             SUPER_PAYLOAD_MAX
@@ -157,8 +146,8 @@ impl Egress {
         }
     }
 
-    fn checksum(&self, payload: &[Slice]) -> Checksum {
-        if self.features.checksum {
+    fn checksum(&self, port: PortId, payload: &[Slice]) -> Checksum {
+        if self.features(port).checksum {
             Checksum::Partial
         } else {
             Checksum::Full(sum_of(payload))
@@ -176,18 +165,18 @@ impl Egress {
     ) {
         let mut header = [0; HEADER_MAX];
         let len = payload.iter().map(Slice::len).sum();
-        let checksum = self.checksum(payload);
+        let checksum = self.checksum(peer.port, payload);
         let envelope = Envelope {
             traffic_class: segment.ecn as u8,
             ..self.envelope(peer)
         };
         let (n, offload) = build::tcp(&mut header, &envelope, segment, len, gso_size, checksum);
-        self.write(driver, &header[..n], &offload, payload);
+        self.write(driver, peer.port, &header[..n], &offload, payload);
     }
 
     /// Whether datagrams of this length may go together as one super-frame.
     pub(crate) fn takes_run(&self, peer: &Peer, len: usize, mtu: u16) -> bool {
-        self.features.uso && len <= datagram_max(peer, mtu)
+        self.features(peer.port).uso && len <= datagram_max(peer, mtu)
     }
 
     /// A datagram, or several of `gso_size` bytes, over a path that takes packets of `mtu` bytes; as one
@@ -214,9 +203,9 @@ impl Egress {
                 ports.1,
                 len,
                 Some(gso_size),
-                self.checksum(slices),
+                self.checksum(peer.port, slices),
             );
-            self.write(driver, &header[..n], &offload, slices);
+            self.write(driver, peer.port, &header[..n], &offload, slices);
             return 1;
         }
         let mut frames = 0;
@@ -243,7 +232,7 @@ impl Egress {
         if len <= datagram_max(peer, mtu) {
             let slices = [payload];
             let envelope = self.envelope(peer);
-            let checksum = self.checksum(&slices);
+            let checksum = self.checksum(peer.port, &slices);
             let (n, offload) = build::udp(
                 &mut header,
                 &envelope,
@@ -253,7 +242,7 @@ impl Egress {
                 None,
                 checksum,
             );
-            self.write(driver, &header[..n], &offload, &slices);
+            self.write(driver, peer.port, &header[..n], &offload, &slices);
             return 1;
         }
         let sum = Sum::new().add(payload.bytes());
@@ -261,19 +250,21 @@ impl Egress {
         let id = self.next_identification();
         let envelope = self.envelope(peer);
         let fragments = Fragments::udp(&envelope, id, source_port, target_port, len, sum, mtu);
-        self.fragments(driver, fragments, &payload)
+        self.fragments(driver, peer.port, fragments, &payload)
     }
 
     fn fragments<D: Driver>(
         &self,
         driver: &mut D,
+        port: PortId,
         mut fragments: Fragments,
         payload: &Slice,
     ) -> u64 {
         let mut header = [0; HEADER_MAX];
         let mut frames = 0;
         while let Some((n, range)) = fragments.next(&mut header) {
-            self.write(driver, &header[..n], &Offload::NONE, &[payload.sub(range)]);
+            let part = payload.sub(range);
+            self.write(driver, port, &header[..n], &Offload::NONE, &[part]);
             frames += 1;
         }
         frames
@@ -303,12 +294,12 @@ impl Egress {
         if data.len() <= datagram_max(peer, self.mtu) {
             let mut header = [0; HEADER_MAX];
             let n = build::icmp_echo(&mut header, &envelope, &echo, data.len(), sum);
-            self.write(driver, &header[..n], &Offload::NONE, &[data]);
+            self.write(driver, peer.port, &header[..n], &Offload::NONE, &[data]);
             return 1;
         }
         let (id, mtu) = (self.next_identification(), usize::from(self.mtu));
         let fragments = Fragments::icmp_echo(&envelope, id, &echo, data.len(), sum, mtu);
-        self.fragments(driver, fragments, &data)
+        self.fragments(driver, peer.port, fragments, &data)
     }
 
     /// An ICMP error about `packet`, from `offender` (the address that the guest talked to, if
@@ -322,7 +313,8 @@ impl Egress {
         error: &IcmpError,
         packet: &[u8],
     ) -> bool {
-        if !self.icmp_allowed(now) {
+        let allowed = self.ports.get_mut(peer.port);
+        if !allowed.is_some_and(|port| port.icmp_allowed(now)) {
             return false;
         }
         let mut frame = [0; ERROR_MAX];
@@ -332,19 +324,8 @@ impl Egress {
             ..self.envelope(peer)
         };
         let n = build::icmp_error(&mut frame, &envelope, error, packet);
-        self.frame(driver, &frame[..n]);
+        self.frame(driver, peer.port, &frame[..n]);
         true
-    }
-
-    fn icmp_allowed(&mut self, now: Instant) -> bool {
-        let refill = now.since(self.icmp_refilled).as_nanos() as u64 * ICMP_RATE / 1_000_000_000;
-        if refill > 0 {
-            self.icmp_tokens = ICMP_BURST.min(self.icmp_tokens + refill);
-            self.icmp_refilled = now;
-        }
-        let allowed = self.icmp_tokens > 0;
-        self.icmp_tokens -= u64::from(allowed);
-        allowed
     }
 
     /// What a UDP packet of the guest looked like, from its IP header on, as far as it is known.
@@ -397,41 +378,32 @@ impl Egress {
         }
     }
 
-    /// Notes where a guest's address is, for frames that no flow remembers it for.
-    pub(crate) fn remember_mac(&mut self, address: Address, mac: MacAddress) {
-        if self.macs.len() >= MACS_MAX && !self.macs.contains_key(&address) {
-            self.macs.clear();
-        }
-        self.macs.insert(address, mac);
-    }
-
-    /// Where a guest's address is.
-    pub(crate) fn mac_of(&self, address: &Address) -> Option<MacAddress> {
-        self.macs.get(address).copied()
-    }
-
     /// A whole frame that was built elsewhere (ARP, neighbour discovery, ICMP errors).
-    pub(crate) fn frame<D: Driver>(&self, driver: &mut D, frame: &[u8]) {
+    pub(crate) fn frame<D: Driver>(&self, driver: &mut D, port: PortId, frame: &[u8]) {
         let (header, rest) = frame.split_at(frame.len().min(FRAME_HEADER_MAX - OFFLOAD));
         // What an error quotes may be longer than what a driver takes as a header.
         let payload = (!rest.is_empty()).then(|| Slice::from_vec(rest.to_vec()));
-        self.write(driver, header, &Offload::NONE, payload.as_slice());
+        self.write(driver, port, header, &Offload::NONE, payload.as_slice());
     }
 
     fn write<D: Driver>(
         &self,
         driver: &mut D,
+        port: PortId,
         header: &[u8],
         offload: &Offload,
         payload: &[Slice],
     ) {
         debug_assert!(payload.len() <= FRAME_SLICES);
-        if !self.features.offload_header {
-            return driver.write_frame(self.link, header, payload);
+        let Some(port) = self.ports.get(port) else {
+            return;
+        };
+        if !port.features.offload_header {
+            return driver.write_frame(port.link, header, payload);
         }
         let mut whole: SmallVec<[u8; HEADER_MAX + OFFLOAD]> = SmallVec::from_slice(&offload.emit());
         whole.extend_from_slice(header);
-        driver.write_frame(self.link, &whole, payload);
+        driver.write_frame(port.link, &whole, payload);
     }
 }
 
@@ -569,8 +541,13 @@ fn mtu_parameter(v4: bool, kind: u8, code: u8, mtu: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::port::{Port, Quota};
     use super::*;
+    use crate::config::Limits;
+    use towpath_ring::driver::LinkId;
     use towpath_ring::driver::sim::{Answer, Random, SimConfig, SimDriver, SimHost};
+
+    const PORT: PortId = PortId(0);
 
     #[test]
     fn frames_of_every_length_reach_the_link_whole() {
@@ -585,10 +562,14 @@ mod tests {
             };
             let host = SimHost::new(|_| Answer::Never);
             let mut driver = SimDriver::new(config, host, Random::new(0), 0).unwrap();
-            let egress = Egress::new(LinkId(0), link, MacAddress([2; 6]), 1500);
+            let mut egress = Egress::new(MacAddress([2; 6]), 1500);
+            let quota = Quota::of(&Limits::default(), 1);
+            egress
+                .ports
+                .add(PORT, Port::new(LinkId(0), link, true, quota));
             for len in [14, 182, 183, 192, 193, ERROR_MAX] {
                 let frame: Vec<u8> = (0..len).map(|at| at as u8).collect();
-                egress.frame(&mut driver, &frame);
+                egress.frame(&mut driver, PORT, &frame);
                 let written = driver.take_frame().expect("the link took it");
                 let in_front = if offload_header { OFFLOAD } else { 0 };
                 assert_eq!(written[in_front..], frame, "{len} bytes");

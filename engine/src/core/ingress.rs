@@ -22,13 +22,12 @@ use crate::counters::Counter;
 use crate::host::echo::EchoInput;
 use crate::host::tcp::TcpInput;
 use crate::host::udp::UdpInput;
+use crate::link::PortId;
 use crate::policy::admission::Verdict;
-
-/// The one guest of a link.
-const GUEST: u16 = 0;
 
 /// A datagram put together from fragments, and who sent it.
 pub(crate) struct Reassembled {
+    port: PortId,
     mac: MacAddress,
     datagram: Datagram,
 }
@@ -56,13 +55,19 @@ impl Arrival<'_> {
     }
 
     fn key(&self, protocol: Protocol, guest_port: u16, remote_port: Option<u16>) -> FlowKey {
-        let Peer { guest, remote, .. } = self.peer;
-        flow_key(protocol, (guest, guest_port), (remote, remote_port))
+        let Peer {
+            port,
+            guest,
+            remote,
+            ..
+        } = self.peer;
+        flow_key(port, protocol, (guest, guest_port), (remote, remote_port))
     }
 }
 
 /// The key of a flow. Without a remote port it is the guest's side alone: endpoint-independent.
 pub(super) fn flow_key(
+    port: PortId,
     protocol: Protocol,
     (guest_address, guest_port): (Address, u16),
     (remote, remote_port): (Address, Option<u16>),
@@ -73,7 +78,7 @@ pub(super) fn flow_key(
         (None, false) => Address::UNSPECIFIED_V6,
     };
     FlowKey {
-        guest: GUEST,
+        guest: port.0,
         protocol,
         guest_address,
         remote_address,
@@ -83,9 +88,9 @@ pub(super) fn flow_key(
 }
 
 impl<D: Driver> Core<D> {
-    /// One frame as the link gave it. `may_move` is false for frames that came over a lane: a
+    /// One frame as the link of `port` gave it. `may_move` is false for frames that came over a lane: a
     /// frame moves once.
-    pub(crate) fn on_frame(&mut self, frame: Slice, may_move: bool) {
+    pub(crate) fn on_frame(&mut self, port: PortId, frame: Slice, may_move: bool) {
         if may_move {
             self.counters.bump(Counter::FramesIn);
         }
@@ -94,7 +99,7 @@ impl<D: Driver> Core<D> {
             return self.counters.bump(Counter::DroppedAtEnd);
         }
         let bytes = frame.bytes();
-        let (offload, ethernet) = if self.egress.features().offload_header {
+        let (offload, ethernet) = if self.egress.features(port).offload_header {
             match Offload::parse(bytes) {
                 Ok(split) => split,
                 Err(_) => return self.counters.bump(Counter::DroppedOffload),
@@ -118,17 +123,17 @@ impl<D: Driver> Core<D> {
             Body::Ip(ip) => ip,
             Body::Arp(arp) => {
                 let answer = self.neighbors.on_arp(arp);
-                return self.on_neighbor_answer(&answer);
+                return self.on_neighbor_answer(port, &answer);
             }
         };
         match &ip.content {
             Content::Fragment(_) if station.is_multicast() => {
                 self.counters.bump(Counter::DroppedMulticast);
             }
-            Content::Fragment(fragment) => self.on_fragment(mac, ip, fragment),
+            Content::Fragment(fragment) => self.on_fragment(port, mac, ip, fragment),
             Content::Transport(Transport::IcmpV6(icmpv6::Message::Ndp(message))) => {
                 let answer = self.neighbors.on_ndp(&packet.ethernet, ip, message);
-                self.on_neighbor_answer(&answer);
+                self.on_neighbor_answer(port, &answer);
             }
             Content::Transport(transport) => {
                 let base = bytes.len() - ethernet.len();
@@ -144,6 +149,7 @@ impl<D: Driver> Core<D> {
                     buffer: &frame,
                     base,
                     peer: Peer {
+                        port,
                         mac,
                         guest: ip.source,
                         remote: ip.target,
@@ -159,7 +165,8 @@ impl<D: Driver> Core<D> {
                 };
                 if let Some(owner) = self.on_transport(&arrival, transport, may_move) {
                     drop(arrival);
-                    self.hand_over(owner, LaneMessage::Frame(frame.into_parcel()));
+                    let frame = frame.into_parcel();
+                    self.hand_over(owner, LaneMessage::Frame { port, frame });
                 }
             }
         }
@@ -191,6 +198,7 @@ impl<D: Driver> Core<D> {
             buffer: &buffer,
             base: 0,
             peer: Peer {
+                port: reassembled.port,
                 mac: reassembled.mac,
                 guest: datagram.source,
                 remote: datagram.target,
@@ -230,7 +238,7 @@ impl<D: Driver> Core<D> {
                     Some(segment.target_port),
                 );
                 let hash = flow::hash(&key);
-                if may_move && let Some(owner) = self.other_owner(hash) {
+                if may_move && let Some(owner) = self.other_owner(arrival.peer.port, hash) {
                     return Some(owner);
                 }
                 self.on_tcp(TcpInput {
@@ -263,7 +271,7 @@ impl<D: Driver> Core<D> {
                 self.note_small_message();
                 let key = arrival.key(Protocol::Udp, *source_port, None);
                 let hash = flow::hash(&key);
-                if may_move && let Some(owner) = self.other_owner(hash) {
+                if may_move && let Some(owner) = self.other_owner(arrival.peer.port, hash) {
                     return Some(owner);
                 }
                 self.on_udp(UdpInput {
@@ -288,7 +296,8 @@ impl<D: Driver> Core<D> {
                 if !unspecified =>
             {
                 let quoted = arrival.slice(&report.quote);
-                return self.on_report(report, quoted.bytes(), may_move);
+                let port = arrival.peer.port;
+                return self.on_report(port, report, quoted.bytes(), may_move);
             }
             Transport::Tcp { .. } | Transport::IcmpV4(_) | Transport::IcmpV6(_) => {
                 self.counters.bump(Counter::DroppedIcmp);
@@ -310,7 +319,7 @@ impl<D: Driver> Core<D> {
         self.note_small_message();
         let key = arrival.key(Protocol::Icmp, echo.identifier, None);
         let hash = flow::hash(&key);
-        if may_move && let Some(owner) = self.other_owner(hash) {
+        if may_move && let Some(owner) = self.other_owner(arrival.peer.port, hash) {
             return Some(owner);
         }
         self.on_echo(EchoInput {
@@ -324,31 +333,43 @@ impl<D: Driver> Core<D> {
         None
     }
 
-    fn on_fragment(&mut self, mac: MacAddress, ip: &IpPacket<'_>, fragment: &Fragment<'_>) {
+    fn on_fragment(
+        &mut self,
+        port: PortId,
+        mac: MacAddress,
+        ip: &IpPacket<'_>,
+        fragment: &Fragment<'_>,
+    ) {
         if !self.admission.may_speak(ip.source) {
             return self.counters.bump(Counter::DroppedSource);
         }
         if self.admission.judge(ip.target, 0) == Verdict::Ignore {
             return self.counters.bump(Counter::DroppedMulticast);
         }
-        match self.reassembler.add(self.now, GUEST, ip, fragment) {
+        match self.reassembler.add(self.now, port.0, ip, fragment) {
             Outcome::Pending => {}
             Outcome::Complete(datagram) => {
                 self.counters.bump(Counter::Reassembled);
-                self.on_reassembled(Reassembled { mac, datagram }, true);
+                let reassembled = Reassembled {
+                    port,
+                    mac,
+                    datagram,
+                };
+                self.on_reassembled(reassembled, true);
             }
             Outcome::Dropped(_) => self.counters.bump(Counter::DroppedFragment),
         }
     }
 
-    fn on_neighbor_answer(&mut self, answer: &Answer) {
+    fn on_neighbor_answer(&mut self, port: PortId, answer: &Answer) {
         if let Some((address, mac)) = answer.learned
             && self.admission.may_speak(address)
+            && let Some(port) = self.egress.ports.get_mut(port)
         {
-            self.egress.remember_mac(address, mac);
+            port.remember_mac(address, mac);
         }
         if let Some(reply) = &answer.reply {
-            self.egress.frame(&mut self.driver, reply.as_slice());
+            self.egress.frame(&mut self.driver, port, reply.as_slice());
             self.counters.bump(Counter::FramesOut);
         }
     }
@@ -380,9 +401,13 @@ impl<D: Driver> Core<D> {
                 parameter: 0,
             };
             if may_report_between(&expired.source, &expired.target)
-                && let Some(mac) = egress.mac_of(&expired.source)
+                && let Some(mac) = egress
+                    .ports
+                    .get(PortId(expired.guest))
+                    .and_then(|port| port.mac_of(&expired.source))
             {
                 let peer = Peer {
+                    port: PortId(expired.guest),
                     mac,
                     guest: expired.source,
                     remote: expired.target,

@@ -17,6 +17,7 @@
 
 pub(crate) mod egress;
 pub(crate) mod ingress;
+pub(crate) mod port;
 mod reports;
 pub(crate) mod table;
 pub(crate) mod timers;
@@ -37,15 +38,16 @@ use towpath_stack::neighbor::Neighbors;
 use crate::config::Limits;
 use crate::counters::{CoreCounters, Counter};
 use crate::host::echo::EchoMapping;
-use crate::host::half_open::HalfOpen;
 use crate::host::pool::SocketPool;
 use crate::host::sequence::SequenceSecret;
 use crate::host::tcp::{TcpConfigs, TcpFlow};
 use crate::host::udp::{UdpMapping, UdpRuns};
+use crate::link::PortId;
 use crate::policy::admission::Admission;
 use crate::service::message::Reply;
 use egress::Egress;
 use ingress::Reassembled;
+use port::{Port, Quota};
 use table::FlowTable;
 use timers::Timers;
 use token::{FlowId, FlowKind};
@@ -53,8 +55,9 @@ use token::{FlowId, FlowKind};
 /// What one core starts with.
 pub(crate) struct CoreSeed {
     pub(crate) id: usize,
-    pub(crate) link: LinkId,
-    /// Whether this core reads the link (a link with one queue has one reader).
+    /// Whether the driver came with a link to a guest whose flows are spread over all cores.
+    pub(crate) has_link: bool,
+    /// Whether this core reads it (a link with one queue has one reader).
     pub(crate) reads_link: bool,
     pub(crate) admission: Admission,
     pub(crate) neighbors: Neighbors,
@@ -75,8 +78,8 @@ pub(crate) struct Peers {
 
 /// What travels between cores.
 pub(crate) enum LaneMessage {
-    /// A frame as the link gave it.
-    Frame(Parcel),
+    /// A frame as the link of a port gave it.
+    Frame { port: PortId, frame: Parcel },
     /// A datagram put together from fragments by the core that read them.
     Reassembled(Box<Reassembled>),
 }
@@ -91,7 +94,6 @@ pub(crate) struct Core<D: Driver> {
     pub(crate) egress: Egress,
     pub(crate) tcp_configs: TcpConfigs,
     pub(crate) tcp: FlowTable<TcpFlow>,
-    pub(crate) half_open: HalfOpen,
     pub(crate) udp: FlowTable<UdpMapping>,
     pub(crate) udp_runs: UdpRuns,
     pub(crate) echo: FlowTable<EchoMapping>,
@@ -118,7 +120,6 @@ pub(crate) struct Core<D: Driver> {
     reassembler: Reassembler,
     shards: IndirectionTable,
     id: usize,
-    link: LinkId,
     reads_link: bool,
     lanes: LaneEnd<LaneMessage>,
     /// Cores that got something over a lane in this batch.
@@ -136,6 +137,9 @@ struct Draining {
     moved_at: Instant,
 }
 
+/// The link that a driver may come with.
+const LINK: LinkId = LinkId(0);
+
 /// How long the last bytes may stand still before they are given up.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -148,18 +152,27 @@ pub(crate) trait Report {
 impl<D: Driver> Core<D> {
     pub(crate) fn new(driver: D, service: SocketId, seed: CoreSeed) -> Self {
         let cores = seed.peers.wakers.len();
-        let limits = share(seed.limits, cores);
         let now = Instant::from_nanos(driver.now());
-        let features = driver.link_features(seed.link);
+        let mut egress = Egress::new(seed.neighbors.gateway_mac, seed.mtu);
+        if seed.has_link {
+            let quota = Quota::of(&seed.limits, cores);
+            let features = driver.link_features(LINK);
+            egress
+                .ports
+                .add(port_of(LINK), Port::new(LINK, features, true, quota));
+        }
+        let limits = Limits {
+            buffer_bytes: seed.limits.buffer_bytes.div_ceil(cores),
+            ..seed.limits
+        };
         Self {
-            egress: Egress::new(seed.link, features, seed.neighbors.gateway_mac, seed.mtu),
+            egress,
             now,
             counters: seed.counters,
             admission: seed.admission,
             limits,
             tcp_configs: TcpConfigs::new(seed.mtu, limits.tcp_idle),
             tcp: FlowTable::new(),
-            half_open: HalfOpen::new(limits.tcp_pending),
             udp: FlowTable::new(),
             udp_runs: UdpRuns::default(),
             echo: FlowTable::new(),
@@ -180,7 +193,6 @@ impl<D: Driver> Core<D> {
             reassembler: Reassembler::new(Default::default()),
             shards: IndirectionTable::even(cores),
             id: seed.id,
-            link: seed.link,
             reads_link: seed.reads_link,
             lanes: seed.lanes,
             to_wake: vec![false; cores],
@@ -202,7 +214,7 @@ impl<D: Driver> Core<D> {
     /// Begins to read.
     pub(crate) fn start(&mut self) {
         if self.reads_link {
-            self.driver.read_link(self.link);
+            self.driver.read_link(LINK);
         }
         self.driver
             .receive_from(self.service, FlowId::SERVICE.token());
@@ -287,7 +299,7 @@ impl<D: Driver> Core<D> {
 
     fn on_completion(&mut self, completion: Completion, report: &impl Report) {
         match completion {
-            Completion::Frame { frame, .. } => self.on_frame(frame, true),
+            Completion::Frame { link, frame } => self.on_frame(port_of(link), frame, true),
             Completion::LinkEnd { error, .. } => report.link_gone(error.into()),
             Completion::Connected { token, result } => {
                 self.on_connected(FlowId::from_token(token).index, result);
@@ -326,7 +338,7 @@ impl<D: Driver> Core<D> {
                 match id.kind {
                     FlowKind::Udp => self.udp.free(id.index),
                     FlowKind::Echo => self.echo.free(id.index),
-                    FlowKind::Service | FlowKind::Tcp => {}
+                    FlowKind::Service | FlowKind::Tcp | FlowKind::Port => {}
                 }
             }
             Completion::SendFailed {
@@ -341,14 +353,22 @@ impl<D: Driver> Core<D> {
         }
     }
 
+    /// TCP connections that are not open yet, of all guests.
+    pub(crate) fn half_open(&self) -> usize {
+        let ports = self.egress.ports.iter();
+        ports.map(|(_, port)| port.half_open.len()).sum()
+    }
+
     /// Whether other cores hand frames over to this one.
     pub(crate) fn has_peers(&self) -> bool {
         self.to_wake.len() > 1
     }
 
-    /// The core that owns a flow with this hash, if it is another one.
-    pub(crate) fn other_owner(&self, hash: u32) -> Option<usize> {
-        Some(self.shards.owner(hash)).filter(|&owner| owner != self.id)
+    /// The core that owns a flow of this guest with this hash, if it is another one.
+    pub(crate) fn other_owner(&self, port: PortId, hash: u32) -> Option<usize> {
+        let wide = self.egress.ports.get(port).is_some_and(|port| port.wide);
+        wide.then(|| self.shards.owner(hash))
+            .filter(|&owner| owner != self.id)
     }
 
     pub(crate) fn hand_over(&mut self, owner: usize, message: LaneMessage) {
@@ -364,7 +384,9 @@ impl<D: Driver> Core<D> {
     fn drain_lanes(&mut self) {
         while let Some((_, message)) = self.lanes.receive() {
             match message {
-                LaneMessage::Frame(parcel) => self.on_frame(Slice::from(parcel), false),
+                LaneMessage::Frame { port, frame } => {
+                    self.on_frame(port, Slice::from(frame), false);
+                }
                 LaneMessage::Reassembled(datagram) => self.on_reassembled(*datagram, false),
             }
         }
@@ -386,7 +408,7 @@ impl<D: Driver> Core<D> {
                 FlowKind::Tcp => self.on_tcp_timer(at, flow.index),
                 FlowKind::Udp => self.on_udp_timer(at, flow.index),
                 FlowKind::Echo => self.on_echo_timer(at, flow.index),
-                FlowKind::Service => {}
+                FlowKind::Service | FlowKind::Port => {}
             }
         }
         if self.reassembler.poll_at().is_some_and(|at| at <= self.now) {
@@ -396,29 +418,19 @@ impl<D: Driver> Core<D> {
 
     fn on_service_reply(&mut self, packet: &Slice) {
         match Reply::decode(packet.bytes()) {
-            Some(Reply::Dns {
-                guest,
-                guest_port,
-                server,
-                answer,
-            }) => {
-                self.dns_answer(guest, guest_port, server, answer);
-            }
-            Some(Reply::Dhcp { mac, to, message }) => self.dhcp_answer(mac, to, message),
+            Some(Reply::Dns { asker, answer }) => self.dns_answer(&asker, answer),
+            Some(Reply::Dhcp {
+                port,
+                mac,
+                to,
+                message,
+            }) => self.dhcp_answer(PortId(port), mac, to, message),
             None => debug_assert!(false, "the control thread speaks our format"),
         }
     }
 }
 
-/// Splits limits per guest over the cores that share its flows by hash.
-fn share(limits: Limits, cores: usize) -> Limits {
-    let part = |n: usize| n.div_ceil(cores);
-    Limits {
-        tcp_flows: part(limits.tcp_flows),
-        tcp_pending: part(limits.tcp_pending),
-        udp_flows: part(limits.udp_flows),
-        icmp_flows: part(limits.icmp_flows),
-        buffer_bytes: part(limits.buffer_bytes),
-        ..limits
-    }
+/// The port of a link that a driver came with.
+fn port_of(link: LinkId) -> PortId {
+    PortId(link.0.into())
 }

@@ -15,12 +15,14 @@ use towpath_stack::wire::icmpv4::Report;
 use super::Core;
 use super::ingress::flow_key;
 use crate::counters::Counter;
+use crate::link::PortId;
 
 impl<D: Driver> Core<D> {
     /// An error about a packet to a guest, which quotes it. Answers with the core that owns its flow
     /// when that is another one and the message may still move.
     pub(super) fn on_report(
         &mut self,
+        port: PortId,
         report: &Report,
         quoted: &[u8],
         may_move: bool,
@@ -29,9 +31,9 @@ impl<D: Driver> Core<D> {
             self.counters.bump(Counter::DroppedIcmp);
             return None;
         };
-        let key = flow_of(&quote);
+        let key = flow_of(port, &quote);
         let hash = flow::hash(&key);
-        if may_move && let Some(owner) = self.other_owner(hash) {
+        if may_move && let Some(owner) = self.other_owner(port, hash) {
             return Some(owner);
         }
         let mtu = quote.path_mtu(report);
@@ -62,7 +64,7 @@ impl<D: Driver> Core<D> {
 }
 
 /// The flow that sent a quoted packet.
-fn flow_of(quote: &Quote) -> FlowKey {
+fn flow_of(port: PortId, quote: &Quote) -> FlowKey {
     let (protocol, guest_port, remote_port) = match quote.transport {
         Transport::Tcp {
             source_port,
@@ -73,6 +75,7 @@ fn flow_of(quote: &Quote) -> FlowKey {
         Transport::EchoReply { identifier } => (Protocol::Icmp, identifier, None),
     };
     flow_key(
+        port,
         protocol,
         (quote.target, guest_port),
         (quote.source, remote_port),

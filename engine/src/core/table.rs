@@ -11,6 +11,8 @@ use towpath_stack::flow::FlowKey;
 pub(crate) struct FlowTable<T> {
     flows: Slab<Entry<T>>,
     index: HashTable<u32>,
+    /// How many there are of each guest, listed or not.
+    guests: Vec<u32>,
 }
 
 struct Entry<T> {
@@ -25,6 +27,7 @@ impl<T> FlowTable<T> {
         Self {
             flows: Slab::new(),
             index: HashTable::new(),
+            guests: Vec::new(),
         }
     }
 
@@ -38,6 +41,11 @@ impl<T> FlowTable<T> {
     /// Adds a flow under a key that is not listed.
     pub(crate) fn insert(&mut self, key: FlowKey, hash: u32, flow: T) -> u32 {
         debug_assert!(self.find(&key, hash).is_none());
+        let guest = usize::from(key.guest);
+        if self.guests.len() <= guest {
+            self.guests.resize(guest + 1, 0);
+        }
+        self.guests[guest] += 1;
         let index = self.flows.insert(Entry {
             key,
             hash,
@@ -65,7 +73,9 @@ impl<T> FlowTable<T> {
     /// Forgets the flow.
     pub(crate) fn free(&mut self, index: u32) {
         self.unlist(index);
-        self.flows.try_remove(index as usize);
+        if let Some(entry) = self.flows.try_remove(index as usize) {
+            self.guests[usize::from(entry.key.guest)] -= 1;
+        }
     }
 
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
@@ -87,6 +97,12 @@ impl<T> FlowTable<T> {
         self.flows
             .iter_mut()
             .map(|(i, entry)| (i as u32, &mut entry.flow))
+    }
+
+    /// How many a guest has, listed or not.
+    pub(crate) fn of_guest(&self, guest: u16) -> usize {
+        let count = self.guests.get(usize::from(guest));
+        count.map_or(0, |&count| count as usize)
     }
 
     /// All flows, listed or not.

@@ -2,6 +2,8 @@
 
 use towpath_ring::driver::Token;
 
+use crate::link::PortId;
+
 /// One flow of a core: which table, and its place there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FlowId {
@@ -20,6 +22,8 @@ pub(crate) enum FlowKind {
     Echo,
     /// The socket to the control thread.
     Service,
+    /// The link of a guest; the index is its port's number.
+    Port,
 }
 
 impl FlowId {
@@ -44,6 +48,13 @@ impl FlowId {
         }
     }
 
+    pub(crate) const fn port(port: PortId) -> Self {
+        Self {
+            kind: FlowKind::Port,
+            index: port.0 as u32,
+        }
+    }
+
     pub(crate) const SERVICE: Self = Self {
         kind: FlowKind::Service,
         index: 0,
@@ -60,7 +71,8 @@ impl FlowId {
             0 => FlowKind::Tcp,
             1 => FlowKind::Udp,
             2 => FlowKind::Echo,
-            _ => FlowKind::Service,
+            3 => FlowKind::Service,
+            _ => FlowKind::Port,
         };
         Self {
             kind,
@@ -71,7 +83,7 @@ impl FlowId {
 
 #[cfg(test)]
 mod tests {
-    use super::FlowId;
+    use super::{FlowId, PortId};
 
     #[test]
     fn tokens_come_back() {
@@ -80,6 +92,7 @@ mod tests {
             FlowId::udp(u32::MAX),
             FlowId::echo(0),
             FlowId::SERVICE,
+            FlowId::port(PortId(9)),
         ] {
             assert_eq!(FlowId::from_token(id.token()), id);
         }

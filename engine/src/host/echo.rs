@@ -18,6 +18,7 @@ use crate::core::egress::{Peer, Unreachable};
 use crate::core::timers::Armed;
 use crate::core::token::FlowId;
 use crate::counters::Counter;
+use crate::link::PortId;
 use crate::policy::admission::Verdict;
 
 /// Bytes of an ICMP echo header.
@@ -99,7 +100,8 @@ impl<D: Driver> Core<D> {
         if let Some(index) = self.echo.find(&input.key, input.hash) {
             return Some(index);
         }
-        if self.echo.len() >= self.limits.icmp_flows {
+        let quota = self.egress.ports.get(input.peer.port)?.quota;
+        if self.echo.of_guest(input.key.guest) >= quota.echo {
             self.counters.bump(Counter::RefusedEchoLimit);
             return None;
         }
@@ -166,6 +168,7 @@ impl<D: Driver> Core<D> {
         };
         mapping.last_used = self.now;
         let peer = Peer {
+            port: PortId(key.guest),
             mac: mapping.guest_mac,
             guest: key.guest_address,
             remote: self.admission.as_seen_by_guest(from.ip()),

@@ -49,6 +49,7 @@ use crate::core::token::FlowId;
 use crate::counters::Counter;
 use crate::host::half_open::Ticket;
 use crate::host::queue::SliceQueue;
+use crate::link::PortId;
 use ending::{KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, LINGER_PATIENCE};
 
 /// Bytes of the IP and TCP headers of a segment without options, by IP version.
@@ -246,8 +247,10 @@ impl<D: Driver> Core<D> {
         let received = flow
             .connection
             .on_segment(self.now, config, &input.segment, payload);
-        if let Some(ticket) = flow.half_open.take_if(|_| received.established) {
-            self.half_open.remove(ticket);
+        if let Some(ticket) = flow.half_open.take_if(|_| received.established)
+            && let Some(port) = self.egress.ports.get_mut(input.peer.port)
+        {
+            port.half_open.remove(ticket);
         }
         if received.reopen {
             let used = flow.connection.sequence_end();
@@ -481,7 +484,7 @@ impl<D: Driver> Core<D> {
                 finished: flow.marks.host_finished,
                 segment_max: self
                     .egress
-                    .tcp_segment_max(peer.guest, flow.connection.effective_mss()),
+                    .tcp_segment_max(&peer, flow.connection.effective_mss()),
             };
             let Some(transmit) = flow.connection.poll_transmit(self.now, config, &queue) else {
                 break;
@@ -536,6 +539,7 @@ impl<D: Driver> Core<D> {
         let key = self.tcp.key(index)?;
         let flow = self.tcp.get(index)?;
         Some(Peer {
+            port: PortId(key.guest),
             mac: flow.guest_mac,
             guest: key.guest_address,
             remote: key.remote_address,

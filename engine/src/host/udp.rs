@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use towpath_ring::buffer::Slice;
 use towpath_ring::driver::{Driver, Errno, ErrorOrigin, SocketError, SocketId, SocketKind};
+use towpath_stack::Instant;
 use towpath_stack::flow::FlowKey;
 use towpath_stack::wire::ethernet::MacAddress;
-use towpath_stack::{Address, Instant};
 
 use crate::core::Core;
 use crate::core::egress::{Peer, QUOTE_MAX, Unreachable};
@@ -21,8 +21,9 @@ use crate::core::timers::Armed;
 use crate::core::token::{FlowId, FlowKind};
 use crate::counters::Counter;
 use crate::host::queue::FRAME_SLICES;
+use crate::link::PortId;
 use crate::policy::admission::{Refusal, Verdict};
-use crate::service::message::{Request, dhcp_target_port};
+use crate::service::message::{Asker, Request, dhcp_target_port};
 
 /// Most datagrams in one segmented send (`UDP_MAX_SEGMENTS` of older kernels).
 const RUN_MAX: usize = 64;
@@ -239,7 +240,8 @@ impl<D: Driver> Core<D> {
         if let Some(index) = self.udp.find(&input.key, input.hash) {
             return Some(index);
         }
-        if self.udp.len() >= self.limits.udp_flows {
+        let quota = self.egress.ports.get(input.peer.port)?.quota;
+        if self.udp.of_guest(input.key.guest) >= quota.udp {
             self.counters.bump(Counter::RefusedUdpLimit);
             return None;
         }
@@ -311,6 +313,7 @@ impl<D: Driver> Core<D> {
         }
         mapping.last_used = self.now;
         let peer = Peer {
+            port: PortId(key.guest),
             mac: mapping.guest_mac,
             guest: key.guest_address,
             remote: self.admission.as_seen_by_guest(from.ip()),
@@ -371,6 +374,7 @@ impl<D: Driver> Core<D> {
         };
         let target = self.admission.as_seen_by_guest(report.target.ip());
         let peer = Peer {
+            port: PortId(key.guest),
             mac,
             guest: key.guest_address,
             remote: target,
@@ -398,7 +402,7 @@ impl<D: Driver> Core<D> {
                 let mapping = self.echo.get(id.index).filter(|mapping| !mapping.closing)?;
                 Some((mapping.socket, mapping.guest_mac, *self.echo.key(id.index)?))
             }
-            FlowKind::Tcp | FlowKind::Service => None,
+            FlowKind::Tcp | FlowKind::Service | FlowKind::Port => None,
         }
     }
 
@@ -440,12 +444,16 @@ impl<D: Driver> Core<D> {
 
     fn dns_query(&mut self, input: &UdpInput) {
         self.counters.bump(Counter::DnsQueries);
-        self.egress.remember_mac(input.peer.guest, input.peer.mac);
-        let mut packet = Vec::with_capacity(input.payload.len() + 64);
-        Request::Dns {
+        let asker = Asker {
+            port: input.peer.port.0,
+            mac: input.peer.mac.0,
             guest: input.peer.guest,
             guest_port: input.key.guest_port,
             server: input.peer.remote,
+        };
+        let mut packet = Vec::with_capacity(input.payload.len() + 64);
+        Request::Dns {
+            asker,
             query: input.payload.bytes(),
         }
         .encode(&mut packet);
@@ -460,6 +468,7 @@ impl<D: Driver> Core<D> {
         self.counters.bump(Counter::DhcpMessages);
         let mut packet = Vec::with_capacity(input.payload.len() + 64);
         Request::Dhcp {
+            port: input.peer.port.0,
             mac: input.peer.mac.0,
             message: input.payload.bytes(),
         }
@@ -471,23 +480,15 @@ impl<D: Driver> Core<D> {
         );
     }
 
-    pub(crate) fn dns_answer(
-        &mut self,
-        guest: Address,
-        guest_port: u16,
-        server: Address,
-        answer: &[u8],
-    ) {
-        let Some(mac) = self.egress.mac_of(&guest) else {
-            return;
-        };
+    pub(crate) fn dns_answer(&mut self, asker: &Asker, answer: &[u8]) {
         let peer = Peer {
-            mac,
-            guest,
-            remote: server,
+            port: PortId(asker.port),
+            mac: MacAddress(asker.mac),
+            guest: asker.guest,
+            remote: asker.server,
         };
         let payload = Slice::from_vec(answer.to_vec());
-        let (ports, mtu) = ((53, guest_port), self.egress.mtu());
+        let (ports, mtu) = ((53, asker.guest_port), self.egress.mtu());
         let frames = self
             .egress
             .udp(&mut self.driver, &peer, ports, &[payload], 0, mtu);
@@ -496,6 +497,7 @@ impl<D: Driver> Core<D> {
 
     pub(crate) fn dhcp_answer(
         &mut self,
+        port: PortId,
         mac: [u8; 6],
         to: Option<std::net::Ipv4Addr>,
         message: &[u8],
@@ -507,13 +509,14 @@ impl<D: Driver> Core<D> {
             MacAddress([0xff; 6])
         };
         let peer = Peer {
+            port,
             mac,
             guest,
             remote: self.admission.gateway4(),
         };
-        let port = dhcp_target_port(message);
+        let target_port = dhcp_target_port(message);
         let payload = Slice::from_vec(message.to_vec());
-        let (ports, mtu) = ((67, port), self.egress.mtu());
+        let (ports, mtu) = ((67, target_port), self.egress.mtu());
         let frames = self
             .egress
             .udp(&mut self.driver, &peer, ports, &[payload], 0, mtu);

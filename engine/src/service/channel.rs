@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant as Clock;
 
 use tokio::net::UnixDatagram;
-use towpath_stack::{Address, Instant};
+use towpath_stack::Instant;
 
 use super::counters::{Counter, Counters};
 use super::dhcp;
 use super::dns::{Admitted, Forwarder, Transport};
-use super::message::{PACKET_MAX, Reply, Request};
+use super::message::{Asker, PACKET_MAX, Reply, Request};
 
 /// One packet socket to a core.
 ///
@@ -35,14 +35,6 @@ impl CoreSocket {
     fn try_send(&self, packet: &[u8]) -> bool {
         self.0.try_send(packet).is_ok()
     }
-}
-
-/// Who asked by DNS over UDP, and whom.
-#[derive(Clone, Copy)]
-struct Asker {
-    guest: Address,
-    port: u16,
-    server: Address,
 }
 
 /// The services, one set for all cores.
@@ -77,22 +69,8 @@ pub(crate) async fn serve_core(socket: CoreSocket, services: Arc<Services>) {
             }
         };
         match packet.get(..length).and_then(Request::decode) {
-            Some(Request::Dns {
-                guest,
-                guest_port,
-                server,
-                query,
-            }) => {
-                channel.on_query(
-                    Asker {
-                        guest,
-                        port: guest_port,
-                        server,
-                    },
-                    query,
-                );
-            }
-            Some(Request::Dhcp { mac, message }) => channel.on_dhcp(mac, message),
+            Some(Request::Dns { asker, query }) => channel.on_query(asker, query),
+            Some(Request::Dhcp { port, mac, message }) => channel.on_dhcp(port, mac, message),
             None => channel.services.counters.add(Counter::RequestsMalformed),
         }
     }
@@ -117,7 +95,7 @@ impl Channel {
         }
     }
 
-    fn on_dhcp(&self, mac: [u8; 6], message: &[u8]) {
+    fn on_dhcp(&self, port: u16, mac: [u8; 6], message: &[u8]) {
         let now = Instant::ZERO + self.services.origin.elapsed();
         let mut server = self
             .services
@@ -126,6 +104,7 @@ impl Channel {
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(dhcp::Answer { mac, to, message }) = server.on_message(now, mac, message) {
             self.reply(&Reply::Dhcp {
+                port,
                 mac,
                 to,
                 message: &message,
@@ -134,17 +113,7 @@ impl Channel {
     }
 
     fn answer(&self, asker: Asker, answer: &[u8]) {
-        let Asker {
-            guest,
-            port,
-            server,
-        } = asker;
-        self.reply(&Reply::Dns {
-            guest,
-            guest_port: port,
-            server,
-            answer,
-        });
+        self.reply(&Reply::Dns { asker, answer });
     }
 
     fn reply(&self, reply: &Reply<'_>) {

@@ -4,8 +4,8 @@
 //! DNS or DHCP message as it stood on the wire. All numbers are in network order.
 //!
 //! ```text
-//! DNS    0: kind  1: zero   2..4: guest port  4..20: guest  20..36: server  36..: message
-//! DHCP   0: kind  1: to?    2..8: MAC         8..12: to                     12..: message
+//! DNS    0: kind  1: zero   2..4: port  4..10: MAC   10..12: guest port  12..28: guest  28..44: server  44..: message
+//! DHCP   0: kind  1: to?    2..4: port  4..10: MAC   10..14: to                                          14..: message
 //! ```
 //!
 //! `to?` is 0 for a broadcast (then `to` is zero as well) and 1 for a reply to one address;
@@ -20,8 +20,8 @@ use towpath_stack::Address;
 /// A receive buffer of this size cuts nothing off.
 pub const PACKET_MAX: usize = DNS_HEADER + u16::MAX as usize;
 
-const DNS_HEADER: usize = 36;
-const DHCP_HEADER: usize = 12;
+const DNS_HEADER: usize = 44;
+const DHCP_HEADER: usize = 14;
 
 const DNS: u8 = 1;
 const DHCP: u8 = 2;
@@ -31,22 +31,35 @@ const DHCP_SERVER_PORT: u16 = 67;
 /// UDP port of DHCP clients (RFC 2131 §4.1).
 const DHCP_CLIENT_PORT: u16 = 68;
 
+/// Who asked by DNS over UDP, and whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The number of the guest's port on the engine.
+    pub port: u16,
+    /// Source address of the frame.
+    pub mac: [u8; 6],
+    /// Who asks.
+    pub guest: Address,
+    /// The UDP port that he asks from.
+    pub guest_port: u16,
+    /// The address that was asked, and answers.
+    pub server: Address,
+}
+
 /// From a core to the control thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
     /// A UDP datagram to the DNS port.
     Dns {
         /// Who asks.
-        guest: Address,
-        /// The UDP port that he asks from.
-        guest_port: u16,
-        /// The address that was asked.
-        server: Address,
+        asker: Asker,
         /// The datagram's payload.
         query: &'a [u8],
     },
     /// A UDP datagram to the DHCP server's port.
     Dhcp {
+        /// The number of the guest's port on the engine.
+        port: u16,
         /// Source address of the frame.
         mac: [u8; 6],
         /// The datagram's payload.
@@ -57,19 +70,17 @@ pub enum Request<'a> {
 /// From the control thread to a core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply<'a> {
-    /// A UDP datagram from `server`, port 53, to `guest`, `guest_port`.
+    /// A UDP datagram from the server's port 53 to the asker.
     Dns {
         /// Who asked.
-        guest: Address,
-        /// The UDP port that he asked from.
-        guest_port: u16,
-        /// The address that was asked, and answers.
-        server: Address,
+        asker: Asker,
         /// The datagram's payload.
         answer: &'a [u8],
     },
     /// A UDP datagram from the gateway, port 67, to port [`dhcp_target_port`].
     Dhcp {
+        /// The number of the port that the client is at.
+        port: u16,
         /// Hardware address for a reply to one address. The client may not have that address yet
         /// and then does not answer ARP for it (RFC 2131 §4.1). Without a meaning for a broadcast.
         mac: [u8; 6],
@@ -84,15 +95,8 @@ impl<'a> Request<'a> {
     /// Replaces what is in `packet` by this request.
     pub fn encode(&self, packet: &mut Vec<u8>) {
         match *self {
-            Self::Dns {
-                guest,
-                guest_port,
-                server,
-                query,
-            } => {
-                encode_dns(packet, guest, guest_port, server, query);
-            }
-            Self::Dhcp { mac, message } => encode_dhcp(packet, mac, None, message),
+            Self::Dns { asker, query } => encode_dns(packet, &asker, query),
+            Self::Dhcp { port, mac, message } => encode_dhcp(packet, port, mac, None, message),
         }
     }
 
@@ -100,17 +104,12 @@ impl<'a> Request<'a> {
     pub fn decode(packet: &'a [u8]) -> Option<Self> {
         match *packet.first()? {
             DNS => {
-                let (guest, guest_port, server, query) = decode_dns(packet)?;
-                Some(Self::Dns {
-                    guest,
-                    guest_port,
-                    server,
-                    query,
-                })
+                let (asker, query) = decode_dns(packet)?;
+                Some(Self::Dns { asker, query })
             }
             DHCP => match decode_dhcp(packet)? {
-                (mac, None, message) => Some(Self::Dhcp { mac, message }),
-                (_, Some(_), _) => None,
+                (port, mac, None, message) => Some(Self::Dhcp { port, mac, message }),
+                (.., Some(_), _) => None,
             },
             _ => None,
         }
@@ -121,15 +120,13 @@ impl<'a> Reply<'a> {
     /// Replaces what is in `packet` by this reply.
     pub fn encode(&self, packet: &mut Vec<u8>) {
         match *self {
-            Self::Dns {
-                guest,
-                guest_port,
-                server,
-                answer,
-            } => {
-                encode_dns(packet, guest, guest_port, server, answer);
-            }
-            Self::Dhcp { mac, to, message } => encode_dhcp(packet, mac, to, message),
+            Self::Dns { asker, answer } => encode_dns(packet, &asker, answer),
+            Self::Dhcp {
+                port,
+                mac,
+                to,
+                message,
+            } => encode_dhcp(packet, port, mac, to, message),
         }
     }
 
@@ -137,17 +134,17 @@ impl<'a> Reply<'a> {
     pub fn decode(packet: &'a [u8]) -> Option<Self> {
         match *packet.first()? {
             DNS => {
-                let (guest, guest_port, server, answer) = decode_dns(packet)?;
-                Some(Self::Dns {
-                    guest,
-                    guest_port,
-                    server,
-                    answer,
-                })
+                let (asker, answer) = decode_dns(packet)?;
+                Some(Self::Dns { asker, answer })
             }
             DHCP => {
-                let (mac, to, message) = decode_dhcp(packet)?;
-                Some(Self::Dhcp { mac, to, message })
+                let (port, mac, to, message) = decode_dhcp(packet)?;
+                Some(Self::Dhcp {
+                    port,
+                    mac,
+                    to,
+                    message,
+                })
             }
             _ => None,
         }
@@ -163,48 +160,62 @@ pub fn dhcp_target_port(message: &[u8]) -> u16 {
     }
 }
 
-fn encode_dns(packet: &mut Vec<u8>, guest: Address, port: u16, server: Address, message: &[u8]) {
+fn encode_dns(packet: &mut Vec<u8>, asker: &Asker, message: &[u8]) {
     packet.clear();
     packet.extend_from_slice(&[DNS, 0]);
-    packet.extend_from_slice(&port.to_be_bytes());
-    packet.extend_from_slice(guest.octets());
-    packet.extend_from_slice(server.octets());
+    packet.extend_from_slice(&asker.port.to_be_bytes());
+    packet.extend_from_slice(&asker.mac);
+    packet.extend_from_slice(&asker.guest_port.to_be_bytes());
+    packet.extend_from_slice(asker.guest.octets());
+    packet.extend_from_slice(asker.server.octets());
     packet.extend_from_slice(message);
 }
 
-fn decode_dns(packet: &[u8]) -> Option<(Address, u16, Address, &[u8])> {
+fn decode_dns(packet: &[u8]) -> Option<(Asker, &[u8])> {
     let (header, message) = packet.split_first_chunk::<DNS_HEADER>()?;
-    let (&[_, zero, port @ ..], rest) = header.split_first_chunk::<4>()?;
+    let ([_, zero, p0, p1, m0, m1, m2, m3, m4, m5, g0, g1], rest) =
+        header.split_first_chunk::<12>()?;
     let (&guest, server) = rest.split_first_chunk::<16>()?;
     let &server = server.first_chunk::<16>()?;
-    if zero != 0 || message.len() > usize::from(u16::MAX) {
+    if *zero != 0 || message.len() > usize::from(u16::MAX) {
         return None;
     }
-    Some((
-        Address::v6(guest),
-        u16::from_be_bytes(port),
-        Address::v6(server),
-        message,
-    ))
+    let asker = Asker {
+        port: u16::from_be_bytes([*p0, *p1]),
+        mac: [*m0, *m1, *m2, *m3, *m4, *m5],
+        guest: Address::v6(guest),
+        guest_port: u16::from_be_bytes([*g0, *g1]),
+        server: Address::v6(server),
+    };
+    Some((asker, message))
 }
 
-fn encode_dhcp(packet: &mut Vec<u8>, mac: [u8; 6], to: Option<Ipv4Addr>, message: &[u8]) {
+fn encode_dhcp(
+    packet: &mut Vec<u8>,
+    port: u16,
+    mac: [u8; 6],
+    to: Option<Ipv4Addr>,
+    message: &[u8],
+) {
     packet.clear();
     packet.extend_from_slice(&[DHCP, u8::from(to.is_some())]);
+    packet.extend_from_slice(&port.to_be_bytes());
     packet.extend_from_slice(&mac);
     packet.extend_from_slice(&to.unwrap_or(Ipv4Addr::UNSPECIFIED).octets());
     packet.extend_from_slice(message);
 }
 
-fn decode_dhcp(packet: &[u8]) -> Option<([u8; 6], Option<Ipv4Addr>, &[u8])> {
+fn decode_dhcp(packet: &[u8]) -> Option<(u16, [u8; 6], Option<Ipv4Addr>, &[u8])> {
     let (&header, message) = packet.split_first_chunk::<DHCP_HEADER>()?;
-    let [_, is_unicast, m0, m1, m2, m3, m4, m5, to @ ..] = header;
+    let [_, is_unicast, p0, p1, m0, m1, m2, m3, m4, m5, to @ ..] = header;
     let to = match (is_unicast, to) {
         (0, [0, 0, 0, 0]) => None,
         (1, to) => Some(Ipv4Addr::from(to)),
         _ => return None,
     };
-    (message.len() <= usize::from(u16::MAX)).then_some(([m0, m1, m2, m3, m4, m5], to, message))
+    let port = u16::from_be_bytes([p0, p1]);
+    let mac = [m0, m1, m2, m3, m4, m5];
+    (message.len() <= usize::from(u16::MAX)).then_some((port, mac, to, message))
 }
 
 #[cfg(test)]
@@ -214,23 +225,22 @@ mod tests {
     use proptest::prelude::*;
     use towpath_stack::Address;
 
-    use super::{PACKET_MAX, Reply, Request, dhcp_target_port};
+    use super::{Asker, PACKET_MAX, Reply, Request, dhcp_target_port};
 
     const MAC: [u8; 6] = [2, 3, 4, 5, 6, 7];
 
     #[test]
     fn golden_bytes() {
         let mut packet = vec![9; 3];
-        let guest = Address::v4([10, 0, 2, 3]);
-        let server = Address::v4([10, 0, 2, 1]);
-        Request::Dns {
-            guest,
+        let asker = Asker {
+            port: 0x0506,
+            mac: MAC,
+            guest: Address::v4([10, 0, 2, 3]),
             guest_port: 0x1234,
-            server,
-            query: b"q",
-        }
-        .encode(&mut packet);
-        let mut golden = vec![1, 0, 0x12, 0x34];
+            server: Address::v4([10, 0, 2, 1]),
+        };
+        Request::Dns { asker, query: b"q" }.encode(&mut packet);
+        let mut golden = vec![1, 0, 5, 6, 2, 3, 4, 5, 6, 7, 0x12, 0x34];
         golden.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 2, 3]);
         golden.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 2, 1]);
         golden.push(b'q');
@@ -238,24 +248,29 @@ mod tests {
 
         let to = Some(Ipv4Addr::new(10, 0, 2, 3));
         Reply::Dhcp {
+            port: 0x0506,
             mac: MAC,
             to,
             message: b"m",
         }
         .encode(&mut packet);
-        assert_eq!(packet, [2, 1, 2, 3, 4, 5, 6, 7, 10, 0, 2, 3, b'm']);
+        assert_eq!(packet, [2, 1, 5, 6, 2, 3, 4, 5, 6, 7, 10, 0, 2, 3, b'm']);
         assert_eq!(Request::decode(&packet), None, "a request has no target");
     }
 
     #[test]
     fn longest_message_fits_and_no_longer_one() {
-        let server = Address::UNSPECIFIED_V6;
+        let asker = Asker {
+            port: 0,
+            mac: MAC,
+            guest: Address::UNSPECIFIED_V6,
+            guest_port: 1,
+            server: Address::UNSPECIFIED_V6,
+        };
         let mut packet = Vec::new();
         let query = vec![7; 65_535];
         let request = Request::Dns {
-            guest: server,
-            guest_port: 1,
-            server,
+            asker,
             query: &query,
         };
         request.encode(&mut packet);
@@ -277,23 +292,24 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_encoded_is_decoded(
-            guest: [u8; 16], server: [u8; 16], guest_port: u16, mac: [u8; 6],
+            guest: [u8; 16], server: [u8; 16], guest_port: u16, port: u16, mac: [u8; 6],
             to in proptest::option::of(any::<[u8; 4]>()), bytes: Vec<u8>,
         ) {
             let (guest, server) = (Address::v6(guest), Address::v6(server));
+            let asker = Asker { port, mac, guest, guest_port, server };
             let to = to.map(Ipv4Addr::from);
             let mut packet = Vec::new();
             let requests = [
-                Request::Dns { guest, guest_port, server, query: &bytes },
-                Request::Dhcp { mac, message: &bytes },
+                Request::Dns { asker, query: &bytes },
+                Request::Dhcp { port, mac, message: &bytes },
             ];
             for request in requests {
                 request.encode(&mut packet);
                 prop_assert_eq!(Request::decode(&packet), Some(request));
             }
             let replies = [
-                Reply::Dns { guest, guest_port, server, answer: &bytes },
-                Reply::Dhcp { mac, to, message: &bytes },
+                Reply::Dns { asker, answer: &bytes },
+                Reply::Dhcp { port, mac, to, message: &bytes },
             ];
             for reply in replies {
                 reply.encode(&mut packet);

@@ -22,6 +22,7 @@ use super::{HostSide, TcpFlow};
 use crate::core::Core;
 use crate::core::token::FlowId;
 use crate::counters::Counter;
+use crate::link::PortId;
 
 /// How long the last bytes of a broken host side may take to the guest.
 const BROKEN_PATIENCE: Duration = Duration::from_secs(30);
@@ -194,14 +195,18 @@ impl<D: Driver> Core<D> {
     /// Ends a flow: its key is free at once, its place when the driver has let go of its socket.
     pub(super) fn release(&mut self, index: u32, reset: bool) {
         self.tcp.unlist(index);
+        let key = self.tcp.key(index).copied();
         let Some(flow) = self.tcp.get_mut(index) else {
             return;
         };
         if std::mem::replace(&mut flow.marks.released, true) {
             return;
         }
-        if let Some(ticket) = flow.half_open.take() {
-            self.half_open.remove(ticket);
+        if let Some(ticket) = flow.half_open.take()
+            && let Some(key) = key
+            && let Some(port) = self.egress.ports.get_mut(PortId(key.guest))
+        {
+            port.half_open.remove(ticket);
         }
         if let Some(socket) = flow.host.socket() {
             self.driver.close(socket, reset);

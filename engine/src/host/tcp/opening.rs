@@ -13,6 +13,7 @@ use crate::core::timers::Armed;
 use crate::core::token::FlowId;
 use crate::counters::Counter;
 use crate::host::queue::SliceQueue;
+use crate::link::PortId;
 use crate::policy::admission::{Refusal, Verdict};
 
 /// The TTL that nearly every guest uses, and the host too.
@@ -41,7 +42,7 @@ impl<D: Driver> Core<D> {
             }
             Verdict::Ignore => return self.counters.bump(Counter::DroppedMulticast),
         };
-        if !self.make_room(&input.key.guest_address) {
+        if !self.make_room(input.peer.port, &input.key.guest_address) {
             self.counters.bump(Counter::RefusedTcpLimit);
             return self.reset(input);
         }
@@ -89,21 +90,24 @@ impl<D: Driver> Core<D> {
         };
         let index = self.tcp.insert(input.key, input.hash, flow);
         self.windows += window as usize;
-        let ticket = self.half_open.add(input.key.guest_address, index);
         self.counters.bump(Counter::TcpOpened);
         let id = FlowId::tcp(index);
         self.driver.connect(socket, &remote, id.token());
         if let Some(flow) = self.tcp.get_mut(index) {
-            flow.half_open = Some(ticket);
+            let port = self.egress.ports.get_mut(input.peer.port);
+            flow.half_open = port.map(|port| port.half_open.add(input.key.guest_address, index));
             self.timers.arm(id, &mut flow.armed, Some(connect_until));
         }
     }
 
-    /// Sees to it that one more connection from this address may begin. Returns false if there are too many
-    /// that are open.
-    fn make_room(&mut self, guest: &Address) -> bool {
-        let full = self.tcp.len() >= self.limits.tcp_flows;
-        if let Some(oldest) = self.half_open.in_the_way(guest, full) {
+    /// Sees to it that one more connection from this address of a guest may begin. Returns false if there
+    /// are too many that are open.
+    fn make_room(&mut self, port: PortId, guest: &Address) -> bool {
+        let Some(state) = self.egress.ports.get(port) else {
+            return false;
+        };
+        let full = self.tcp.of_guest(port.0) >= state.quota.tcp;
+        if let Some(oldest) = state.half_open.in_the_way(guest, full) {
             self.counters.bump(Counter::RefusedTcpPending);
             self.send_abort(oldest);
             self.release(oldest, true);
