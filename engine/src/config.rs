@@ -27,7 +27,15 @@ pub struct EngineConfig {
     pub limits: Limits,
     /// What is done to frames both ways, to see what guest and engine make of it.
     pub faults: Option<FaultPlan>,
+    /// Whether guests are kept from each other: then each sees the gateway and the host alone.
+    pub isolate: bool,
+    /// How long a guest may take none of the frames that wait for it, or may leave one half sent, before
+    /// its link is closed.
+    pub stall_timeout: Duration,
 }
+
+/// How long a guest's link may stand still unless told otherwise.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The guest's segment: one IPv4 and one IPv6 subnet with the gateway at `.1`/`::1`, the host's
 /// alias at `.2`/`::2` and guests from `.3`/`::3`.

@@ -183,6 +183,8 @@ mod tests {
             pin: false,
             busy_poll: Duration::ZERO,
             faults: None,
+            isolate: false,
+            stall_timeout: crate::config::STALL_TIMEOUT,
             network: Network {
                 subnet4: (Ipv4Addr::new(10, 0, 2, 0), 24),
                 subnet6: "fd00::".parse().unwrap(),

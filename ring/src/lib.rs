@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`buffer`] | per-core pools and reference-counted slices of their buffers |
 //! | [`driver`] | the [`Driver`] trait and its io_uring implementation [`Uring`] |
-//! | [`frames`] | how frames are read and written: TAP queues |
+//! | [`frames`] | how frames are read and written: TAP queues, byte streams |
 //! | [`lane`] | bounded queues from every core to every other |
 
 pub mod buffer;
@@ -22,5 +22,6 @@ pub use driver::{
     Waker, WriteStats,
     uring::{Features, Uring, UringConfig, probe},
 };
+pub use frames::stream::{FrameBounds, FrameReader, FrameWriter, Framing, FramingError};
 pub use frames::tap::{Tap, TapError, TapOptions, TapQueue};
 pub use lane::{LaneEnd, Lanes};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::supervise::raise_limits;
 use super::{args, logging, settings};
-use crate::config::{DnsUpstream, EngineConfig, HostLoopback, Limits, Network};
+use crate::config::{DnsUpstream, EngineConfig, HostLoopback, Limits, Network, STALL_TIMEOUT};
 use crate::demo::{cpu, guest as client, host};
 use crate::engine::Engine;
 use crate::guest::signals::{self, Signals};
@@ -102,6 +102,8 @@ fn config(arguments: &args::Demo, servers: &host::Servers) -> Result<EngineConfi
         pin: settings::pins(arguments.cores, false, false),
         busy_poll: Duration::from_micros(args::BUSY_POLL_MICROS.into()),
         faults: None,
+        isolate: false,
+        stall_timeout: STALL_TIMEOUT,
         network: Network {
             subnet4: occupied.choose4().map_err(Failure::setup)?,
             subnet6: occupied.choose6().map_err(Failure::setup)?,

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use super::args;
-use crate::config::{DnsUpstream, EngineConfig, HostLoopback, Limits, Network};
+use crate::config::{DnsUpstream, EngineConfig, HostLoopback, Limits, Network, STALL_TIMEOUT};
 use crate::guest::Failure;
 use crate::subnet::Occupied;
 
@@ -63,6 +63,8 @@ fn config_beside(arguments: &args::Network, occupied: &Occupied) -> Result<Engin
         },
         limits: engine_limits(limits),
         faults: *fault,
+        isolate: false,
+        stall_timeout: STALL_TIMEOUT,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Per-core buffer pools and reference-counted slices of their buffers.
 
+pub(crate) mod arena;
 mod filled;
 pub(crate) mod pool;
 pub(crate) mod slice;

@@ -184,6 +184,55 @@ impl Slice {
         Parcel(self)
     }
 
+    /// Whether nobody else holds the buffer.
+    pub(super) fn is_sole(&self) -> bool {
+        self.block().is_some_and(|block| block.holders.get() == 1)
+    }
+
+    /// Copies bytes into the buffer, from `at` on, whatever the slice shows of it.
+    ///
+    /// # Safety
+    ///
+    /// The bytes fit the buffer, and no slice shows what they overwrite or can append to it.
+    pub(super) unsafe fn write_at(&self, at: usize, bytes: &[u8]) {
+        let Some(block) = self.block() else {
+            debug_assert!(bytes.is_empty(), "there is no buffer to write to");
+            return;
+        };
+        debug_assert!(at + bytes.len() <= block.capacity as usize);
+        // SAFETY: the caller vouches for the range; `bytes` is visible, so it is no part of it.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), block.base.as_ptr().add(at), bytes.len());
+        }
+    }
+
+    /// Shows `len` bytes of the buffer from `at` on: in `last`, if that ends there, else in a slice.
+    ///
+    /// # Safety
+    ///
+    /// The bytes are in the buffer, are initialised, and nobody changes them.
+    pub(super) unsafe fn join(
+        &self,
+        last: Option<&mut Slice>,
+        at: usize,
+        len: usize,
+    ) -> Option<Slice> {
+        let block = self.block()?;
+        // SAFETY: the caller vouches for the range.
+        let start = unsafe { block.base.add(at) };
+        if let Some(last) = last
+            && last.block == self.block
+            // SAFETY: one past a slice's bytes is inside its buffer or one past that.
+            && unsafe { last.start.add(last.len()) } == start
+        {
+            last.len += len as u32;
+            return None;
+        }
+        let mut shown = self.clone();
+        (shown.start, shown.len) = (start, len as u32);
+        Some(shown)
+    }
+
     fn block(&self) -> Option<&Block> {
         // SAFETY: a block lives while it has a holder, and this slice is one.
         self.block.map(|block| unsafe { block.as_ref() })

@@ -33,8 +33,9 @@ use crate::buffer::Slice;
 pub const FRAME_HEADER_MAX: usize = 192;
 /// How many payload slices [`Driver::write_frame`] takes at most.
 pub const FRAME_SLICES_MAX: usize = 32;
-/// How many slices one [`Driver::send`] takes; what is behind them is not sent.
-pub const SEND_SLICES_MAX: usize = 64;
+/// How many slices one [`Driver::send`] takes; what is behind them is not sent. Enough for 64 frames of
+/// a header and two parts of payload.
+pub const SEND_SLICES_MAX: usize = 192;
 
 /// What a core needs of the machine. See the module.
 pub trait Driver {
