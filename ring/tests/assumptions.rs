@@ -4,7 +4,7 @@
 //! without /dev/net/tun, they say "skipped" and pass.
 
 use std::io::{Read, Write};
-use std::net::{TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -372,6 +372,49 @@ fn a_deleted_tap_ends_its_link() {
             "{:?}",
             driver.write_stats(TAP)
         );
+    });
+}
+
+/// The place of a link that was given up is used again, and the new one's frames come from there.
+#[test]
+fn links_come_and_go_while_a_ring_runs() {
+    in_namespace(|| {
+        let mut driver = tap_ring("tp0");
+        driver.read_link(TAP);
+        driver.wait(Some(0), &mut Vec::new()).unwrap();
+        driver.remove_link(TAP);
+        // A removed link says no more, and its TAP goes with its last queue.
+        let gone = || !std::path::Path::new("/sys/class/net/tp0").exists();
+        let sysfs_is_ours = !gone();
+        let mut completions = Vec::new();
+        driver
+            .wait(after(&driver, 50_000_000), &mut completions)
+            .unwrap();
+        assert!(
+            !completions
+                .iter()
+                .any(|c| matches!(c, Completion::LinkEnd { .. })),
+            "{completions:?}"
+        );
+        assert!(!sysfs_is_ours || gone());
+
+        let other = Tap::create("tp1", 1, &TapOptions::default()).unwrap();
+        let [queue] = <[_; 1]>::try_from(other.queues).unwrap();
+        let link = driver.add_link(queue).unwrap();
+        assert_eq!(link, TAP, "the free place");
+        driver.read_link(link);
+        configure("tp1");
+        let sender = UdpSocket::bind((Ipv4Addr::from(GUEST), 0)).unwrap();
+        sender
+            .send_to(b"still here", (Ipv4Addr::from(HOST), 9))
+            .unwrap();
+        loop {
+            if let Some(frame) = frame_of(next(&mut driver))
+                && frame.bytes().ends_with(b"still here")
+            {
+                break;
+            }
+        }
     });
 }
 

@@ -28,6 +28,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use crate::buffer::Slice;
+use crate::frames::tap::TapQueue;
 
 /// How many bytes of header [`Driver::write_frame`] takes at most.
 pub const FRAME_HEADER_MAX: usize = 192;
@@ -50,6 +51,23 @@ pub trait Driver {
     ///
     /// Only when the driver itself is broken; what was queued then is lost.
     fn wait(&mut self, deadline: Option<u64>, completions: &mut Vec<Completion>) -> io::Result<()>;
+
+    /// Takes over a link that was not there when the driver was made. Not all drivers do.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` by this driver or kernel, `EMFILE` if it has as many as it can have, or what making
+    /// its buffers says.
+    fn add_link(&mut self, queue: TapQueue) -> io::Result<LinkId> {
+        let _ = queue;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Gives a link up: no more of its frames come, what was written before still goes, and its id may be
+    /// used for another.
+    fn remove_link(&mut self, link: LinkId) {
+        let _ = link;
+    }
 
     /// What the link can do. All off for a link that does not exist.
     fn link_features(&self, link: LinkId) -> LinkFeatures;

@@ -32,6 +32,7 @@ use super::{
     LinkId, Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
 };
 use crate::buffer::Slice;
+use crate::frames::tap::TapQueue;
 
 pub use fate::{Damage, Fate, Fates, FaultCounts};
 pub use line::Line;
@@ -121,6 +122,14 @@ impl<D: Driver> Driver for Faulty<D> {
 
     fn link_features(&self, link: LinkId) -> LinkFeatures {
         self.driver.link_features(link)
+    }
+
+    fn add_link(&mut self, queue: TapQueue) -> io::Result<LinkId> {
+        self.driver.add_link(queue)
+    }
+
+    fn remove_link(&mut self, link: LinkId) {
+        self.driver.remove_link(link);
     }
 
     fn read_link(&mut self, link: LinkId) {

@@ -85,7 +85,7 @@ impl Uring {
         let link = frame.link;
         self.frames.release(index);
         self.silent -= 1;
-        if let Some(link) = self.links.get_mut(usize::from(link)) {
+        if let Some(link) = self.links.get_mut(link) {
             link.writes.count(entry.outcome());
         }
     }
@@ -106,7 +106,11 @@ impl Uring {
         if entry.more() {
             return;
         }
-        let Some(state) = self.links.get_mut(usize::from(link.0)) else {
+        if !self.closing && self.vacate(link.0) {
+            return;
+        }
+        let Some(state) = self.links.get_mut(link.0) else {
+            self.links.stop_reading(link.0);
             return;
         };
         match outcome {

@@ -129,13 +129,13 @@ impl Uring {
         self.disarm_completion_event();
         // What waits for buffers is not in the kernel.
         for link in std::mem::take(&mut self.starved.links) {
-            self.links[usize::from(link)].reading = false;
+            self.links.stop_reading(link);
         }
         for slot in std::mem::take(&mut self.starved.datagrams) {
             self.end_receive_from(slot);
         }
         let started = Instant::now();
-        let mut reading = self.links.iter().filter(|link| link.reading).count();
+        let mut reading = self.links.reading();
         loop {
             let live = self.frames.live() + self.sends.live() + self.waits.live() + reading;
             if live == 0 && self.backlog.is_empty() {
@@ -156,7 +156,7 @@ impl Uring {
             self.reap();
             self.resolve_quiet(&mut Vec::new());
             self.ready.clear();
-            reading = self.links.iter().filter(|link| link.reading).count();
+            reading = self.links.reading();
         }
         // Closes that are still queued.
         let _ = self.ring.submit();

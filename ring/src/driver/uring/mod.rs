@@ -50,6 +50,7 @@ mod control;
 mod enter;
 mod errors;
 mod group;
+mod links;
 mod operation;
 mod probe;
 mod slots;
@@ -69,6 +70,7 @@ use socket2::{Domain, SockRef};
 
 use self::busy_poll::BusyPoll;
 use self::group::BufferGroup;
+use self::links::Links;
 use self::operation::{Family, FrameOp, SendOp, WaitForm, WaitOp};
 use self::slots::Slots;
 use self::sockets::{NO_SOCKET, NONE, Sockets};
@@ -88,6 +90,9 @@ const LARGE_BUFFER_BYTES: u32 = 65_536 + 256;
 /// More frame buffers let a multishot read go on for so long that the guest starves.
 const TAP_BUFFERS_MAX: u16 = 64;
 
+/// Links of one ring, at most: places in its table of fixed files.
+const LINKS_MAX: u32 = 64;
+
 /// What the buffers that are listed for frames (or datagrams) and streams hold together, see `group`.
 const HOT_FRAME_BYTES: usize = 256 << 10;
 const HOT_STREAM_BYTES: usize = 1 << 20;
@@ -104,7 +109,7 @@ pub struct Uring {
     config: UringConfig,
     /// `CLOCK_MONOTONIC` in ns.
     now: u64,
-    links: Vec<Link>,
+    links: Links,
     sockets: Sockets,
     frames: Slots<FrameOp>,
     sends: Slots<SendOp>,
@@ -137,14 +142,6 @@ pub struct Uring {
     counters: DriverCounters,
 }
 
-#[derive(Debug)]
-struct Link {
-    /// Also in the ring's table of fixed files, at the link's index.
-    queue: TapQueue,
-    reading: bool,
-    writes: WriteStats,
-}
-
 #[derive(Debug, Default)]
 struct Starved {
     links: Vec<u8>,
@@ -169,28 +166,12 @@ impl Uring {
         if let Some(errno) = features.unusable {
             return Err(errno.into());
         }
-        if !features.usable(!links.is_empty()) || links.len() > usize::from(u8::MAX) {
+        if !features.usable(!links.is_empty()) {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let ring = enter::build(config, &features)?;
         let submitter = ring.submitter();
-        if !links.is_empty() {
-            let fds: Vec<_> = links.iter().map(|link| link.as_fd().as_raw_fd()).collect();
-            submitter.register_files(&fds)?;
-        }
-        let tap = match links.len() {
-            0 => None,
-            _ => {
-                let count = config.tap_buffers.min(TAP_BUFFERS_MAX);
-                Some(BufferGroup::new(
-                    &submitter,
-                    GROUP_TAP,
-                    count,
-                    LARGE_BUFFER_BYTES,
-                    HOT_FRAME_BYTES,
-                )?)
-            }
-        };
+        submitter.register_files_sparse(LINKS_MAX)?;
         let stream = BufferGroup::new(
             &submitter,
             GROUP_STREAM,
@@ -209,25 +190,17 @@ impl Uring {
         // SAFETY: the ring's descriptor is open as long as `ring` lives, which is this function.
         let ring_fd = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
         let waker = Waker::new(event, Some(rustix::io::fcntl_dupfd_cloexec(ring_fd, 0)?));
-        let links = links
-            .into_iter()
-            .map(|queue| Link {
-                queue,
-                reading: false,
-                writes: WriteStats::default(),
-            })
-            .collect();
         let mut uring = Uring {
             ring,
             features,
             config: config.clone(),
             now: enter::clock(),
-            links,
+            links: Links::default(),
             sockets: Sockets::default(),
             frames: Slots::new(),
             sends: Slots::new(),
             waits: Slots::new(),
-            tap,
+            tap: None,
             stream,
             datagram,
             backlog: VecDeque::new(),
@@ -251,6 +224,9 @@ impl Uring {
             counters: DriverCounters::default(),
         };
         uring.poll_event();
+        for queue in links {
+            uring.admit_link(queue)?;
+        }
         Ok(uring)
     }
 
@@ -384,12 +360,20 @@ impl Driver for Uring {
     }
 
     fn link_features(&self, link: LinkId) -> LinkFeatures {
-        let link = self.links.get(usize::from(link.0));
+        let link = self.links.get(link.0);
         link.map(|link| link.queue.features()).unwrap_or_default()
     }
 
+    fn add_link(&mut self, queue: TapQueue) -> io::Result<LinkId> {
+        self.admit_link(queue)
+    }
+
+    fn remove_link(&mut self, link: LinkId) {
+        self.dismiss_link(link);
+    }
+
     fn read_link(&mut self, link: LinkId) {
-        match self.links.get_mut(usize::from(link.0)) {
+        match self.links.get_mut(link.0) {
             Some(state) if !state.reading => {
                 state.reading = true;
                 self.arm_link(link.0);
@@ -571,7 +555,7 @@ impl Driver for Uring {
 
     fn write_stats(&self, link: LinkId) -> WriteStats {
         self.links
-            .get(usize::from(link.0))
+            .get(link.0)
             .map(|link| link.writes)
             .unwrap_or_default()
     }

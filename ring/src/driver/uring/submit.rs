@@ -35,7 +35,7 @@ pub(super) const DATAGRAM_CONTROL_BYTES: usize = 96;
 
 impl Uring {
     pub(super) fn arm_link(&mut self, link: u8) {
-        let Some(state) = self.links.get(usize::from(link)) else {
+        let Some(state) = self.links.get(link) else {
             return;
         };
         if !state.reading {
@@ -52,7 +52,7 @@ impl Uring {
     }
 
     pub(super) fn submit_frame(&mut self, link: LinkId, header: &[u8], payload: &[Slice]) {
-        let Some(state) = self.links.get_mut(usize::from(link.0)) else {
+        let Some(state) = self.links.get_mut(link.0) else {
             return;
         };
         if header.is_empty() || header.len() > FRAME_HEADER_MAX || payload.len() > FRAME_SLICES_MAX
