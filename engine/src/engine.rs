@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 use towpath_ring::driver::faulty::{FaultCounts, FaultPlan, Faulty};
 use towpath_ring::driver::uring::{Features, Uring, UringConfig};
-use towpath_ring::driver::{Driver, Remote, SocketId};
+use towpath_ring::driver::{Adopted, Driver, Remote, SocketId};
 use towpath_ring::frames::tap::TapQueue;
 use towpath_ring::lane::Lanes;
 use towpath_stack::neighbor::Neighbors;
@@ -284,7 +284,7 @@ fn run_core(
         tell_of_ring(driver.features());
     }
     let _ = seed.peers.wakers[id].set(driver.waker());
-    let service = driver.adopt(service);
+    let service = driver.adopt(service, Adopted::Service);
     let Some(injected) = injected else {
         drive(driver, service, seed, ready, failure);
         return;

@@ -17,9 +17,9 @@ pub mod lane;
 
 pub use buffer::{FilledPool, Parcel, Slice};
 pub use driver::{
-    BufferLevels, Completion, Driver, DriverCounters, Errno, ErrorOrigin, Keepalive, LinkFeatures,
-    LinkId, ReceiveEnd, Remote, SendMode, SocketError, SocketId, SocketKind, Token, UnixAddress,
-    Waker, WriteStats,
+    Adopted, BufferLevels, Completion, Driver, DriverCounters, Errno, ErrorOrigin, Keepalive,
+    LinkFeatures, LinkId, ReceiveEnd, Remote, SendMode, SocketError, SocketId, SocketKind, Token,
+    UnixAddress, Waker, WriteStats,
     uring::{Features, Uring, UringConfig, probe},
 };
 pub use frames::stream::{FrameBounds, FrameReader, FrameWriter, Framing, FramingError};

@@ -13,8 +13,8 @@ use towpath_ring::driver::faulty::{FaultPlan, Faulty};
 use towpath_ring::driver::sim::{Answer, Random, SimConfig, SimDriver, SimHost};
 use towpath_ring::driver::{FRAME_HEADER_MAX, SEND_SLICES_MAX};
 use towpath_ring::{
-    Completion, Driver, Errno, ErrorOrigin, Keepalive, LinkId, ReceiveEnd, Remote, SendMode, Slice,
-    SocketId, SocketKind, Token, UnixAddress, Uring, UringConfig,
+    Adopted, Completion, Driver, Errno, ErrorOrigin, Keepalive, LinkId, ReceiveEnd, Remote,
+    SendMode, Slice, SocketId, SocketKind, Token, UnixAddress, Uring, UringConfig,
 };
 
 /// A test that waits longer than this has failed.
@@ -761,7 +761,7 @@ fn a_send_that_is_too_long_fails_and_receiving_goes_on(mut world: World<impl Dri
 
 fn packets_cross_a_socketpair_until_one_end_closes(mut world: World<impl Driver>) {
     let (ours, theirs) = seqpacket_pair();
-    let socket = world.driver.adopt(ours);
+    let socket = world.driver.adopt(ours, Adopted::Service);
     world.driver.receive_from(socket, 5);
     world
         .driver
@@ -805,7 +805,7 @@ fn seqpacket_pair() -> (OwnedFd, OwnedFd) {
 
 fn a_full_packet_queue_fails_at_once(mut world: World<impl Driver>) {
     let (ours, theirs) = seqpacket_pair();
-    let socket = world.driver.adopt(ours);
+    let socket = world.driver.adopt(ours, Adopted::Service);
     let packet = slice(&pattern(4096));
     for _ in 0..10_000 {
         world
@@ -867,7 +867,7 @@ fn held_buffers_starve_and_their_return_helps(mut world: World<impl Driver>) {
 
 fn held_datagrams_stop_receiving_until_they_return(mut world: World<impl Driver>) {
     let (ours, theirs) = seqpacket_pair();
-    let socket = world.driver.adopt(ours);
+    let socket = world.driver.adopt(ours, Adopted::Service);
     world.driver.receive_from(socket, 1);
     let total = world.driver.levels().datagram_total;
     let mut held = Vec::new();

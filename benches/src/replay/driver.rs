@@ -16,8 +16,9 @@ use towpath::config::Network;
 use towpath::internals::Stop;
 use towpath_ring::buffer::{FilledPool, Slice};
 use towpath_ring::driver::{
-    BufferLevels, Completion, Driver, DriverCounters, Errno, Keepalive, LinkFeatures, LinkId,
-    ReceiveEnd, Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
+    Adopted, BufferLevels, Completion, Driver, DriverCounters, Errno, Keepalive, LinkFeatures,
+    LinkId, ReceiveEnd, Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker,
+    WriteStats,
 };
 use towpath_stack::Address;
 use towpath_stack::tcp::segment::Segment;
@@ -587,7 +588,7 @@ impl Driver for ReplayDriver<'_> {
         Ok(self.add(kind))
     }
 
-    fn adopt(&mut self, _: OwnedFd) -> SocketId {
+    fn adopt(&mut self, _: OwnedFd, _: Adopted) -> SocketId {
         self.add(SocketKind::UnixStream)
     }
 
@@ -729,6 +730,8 @@ impl Driver for ReplayDriver<'_> {
             stream_free: self.streams.free(),
             stream_total: self.streams.count(),
             stream_buffer_bytes: STREAM_BUFFER_BYTES as usize,
+            link_free: 0,
+            link_total: 0,
             datagram_free: self.datagrams.free(),
             datagram_total: self.datagrams.count(),
         }

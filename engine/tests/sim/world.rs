@@ -384,6 +384,7 @@ fn cores(
             tap_buffers: plan.tap_buffers,
             stream_buffers: plan.stream_buffers,
             stream_buffer_bytes: plan.stream_buffer_bytes,
+            link_buffers: 0,
             datagram_buffers: 16,
             sockets_max: usize::MAX,
             faults: plan.host.clone(),

@@ -20,7 +20,7 @@ mod waker;
 pub use completion::{Completion, ErrorOrigin, ReceiveEnd, SocketError, Token};
 pub use link::{LinkFeatures, LinkId, WriteStats};
 pub use rustix::io::Errno;
-pub use socket::{Keepalive, Remote, SendMode, SocketId, SocketKind, UnixAddress};
+pub use socket::{Adopted, Keepalive, Remote, SendMode, SocketId, SocketKind, UnixAddress};
 pub use waker::Waker;
 
 use std::io;
@@ -92,8 +92,8 @@ pub trait Driver {
     fn open(&mut self, kind: SocketKind) -> io::Result<SocketId>;
 
     /// Takes over a connected socket that somebody else made, for example one end of a
-    /// `socketpair`. It is made blocking: the ring waits for it.
-    fn adopt(&mut self, fd: OwnedFd) -> SocketId;
+    /// `socketpair`, for a purpose. It is made blocking: the ring waits for it.
+    fn adopt(&mut self, fd: OwnedFd, purpose: Adopted) -> SocketId;
 
     /// Connects. Ends in [`Completion::Connected`].
     fn connect(&mut self, socket: SocketId, to: &Remote, token: Token);
@@ -105,6 +105,8 @@ pub trait Driver {
     /// One receive of up to `max` bytes of a stream, as soon as there are any. Ends in
     /// [`Completion::ReceiveEnd`], after zero or more [`Completion::Received`].
     /// `wait_first`: nothing is expected to be there now, so don't try before waiting.
+    ///
+    /// A [stream link](Adopted::StreamLink) gets one large buffer, where the driver has such.
     fn receive(&mut self, socket: SocketId, max: u32, wait_first: bool, token: Token);
 
     /// Sends one datagram or, with `gso_size` ≠ 0, datagrams of that many bytes each (the last may
@@ -194,6 +196,10 @@ pub struct BufferLevels {
     pub stream_total: usize,
     /// The size of a stream buffer in bytes.
     pub stream_buffer_bytes: usize,
+    /// Free buffers for streams of links.
+    pub link_free: usize,
+    /// All buffers for streams of links; 0: they use those for streams.
+    pub link_total: usize,
     /// Free buffers for datagrams.
     pub datagram_free: usize,
     /// All buffers for datagrams.

@@ -41,6 +41,17 @@ pub enum SocketKind {
     UnixStream,
 }
 
+/// What a socket is for that somebody else made.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+pub enum Adopted {
+    /// Now and then a few bytes or packets.
+    Service,
+    /// A stream of frames: much is received at a time, into the large buffers of links.
+    StreamLink,
+    /// A frame in each packet.
+    PacketLink,
+}
+
 /// Where to connect.
 #[derive(Clone, Eq, PartialEq, Debug)]
 pub enum Remote {

@@ -13,9 +13,9 @@ use towpath::internals::Stop;
 use towpath::service::message::{Reply, Request};
 use towpath_ring::buffer::{FilledPool, Slice};
 use towpath_ring::driver::{
-    BufferLevels, Completion, Driver, DriverCounters, Errno, ErrorOrigin, FRAME_HEADER_MAX,
-    FRAME_SLICES_MAX, Keepalive, LinkFeatures, LinkId, ReceiveEnd, Remote, SEND_SLICES_MAX,
-    SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
+    Adopted, BufferLevels, Completion, Driver, DriverCounters, Errno, ErrorOrigin,
+    FRAME_HEADER_MAX, FRAME_SLICES_MAX, Keepalive, LinkFeatures, LinkId, ReceiveEnd, Remote,
+    SEND_SLICES_MAX, SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
 };
 use towpath_stack::tcp::seq::SequenceNumber as Seq;
 
@@ -561,7 +561,7 @@ impl Driver for FuzzDriver<'_> {
         Ok(self.add(kind))
     }
 
-    fn adopt(&mut self, _: OwnedFd) -> SocketId {
+    fn adopt(&mut self, _: OwnedFd, _: Adopted) -> SocketId {
         self.add(SocketKind::UnixStream)
     }
 
@@ -686,6 +686,8 @@ impl Driver for FuzzDriver<'_> {
             stream_free: pools.streams.free(),
             stream_total: pools.streams.count(),
             stream_buffer_bytes: STREAM_BUFFER_BYTES as usize,
+            link_free: 0,
+            link_total: 0,
             datagram_free: pools.datagrams.free(),
             datagram_total: pools.datagrams.count(),
         }

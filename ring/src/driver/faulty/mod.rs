@@ -28,8 +28,9 @@ use std::os::fd::OwnedFd;
 
 use self::way::Way;
 use super::{
-    BufferLevels, Completion, Driver, DriverCounters, FRAME_HEADER_MAX, Keepalive, LinkFeatures,
-    LinkId, Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
+    Adopted, BufferLevels, Completion, Driver, DriverCounters, FRAME_HEADER_MAX, Keepalive,
+    LinkFeatures, LinkId, Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker,
+    WriteStats,
 };
 use crate::buffer::Slice;
 use crate::frames::tap::TapQueue;
@@ -155,8 +156,8 @@ impl<D: Driver> Driver for Faulty<D> {
         self.driver.open(kind)
     }
 
-    fn adopt(&mut self, fd: OwnedFd) -> SocketId {
-        self.driver.adopt(fd)
+    fn adopt(&mut self, fd: OwnedFd, purpose: Adopted) -> SocketId {
+        self.driver.adopt(fd, purpose)
     }
 
     fn connect(&mut self, socket: SocketId, to: &Remote, token: Token) {

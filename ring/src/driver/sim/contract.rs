@@ -9,9 +9,9 @@ use super::socket::{Connect, Receive, Send, Socket, reaches};
 use super::{DATAGRAM_MAX, Due, LINK, Operation, SimDriver};
 use crate::buffer::Slice;
 use crate::driver::{
-    BufferLevels, Completion, Driver, DriverCounters, Errno, FRAME_HEADER_MAX, FRAME_SLICES_MAX,
-    Keepalive, LinkFeatures, LinkId, ReceiveEnd, Remote, SEND_SLICES_MAX, SendMode, SocketError,
-    SocketId, SocketKind, Token, Waker, WriteStats,
+    Adopted, BufferLevels, Completion, Driver, DriverCounters, Errno, FRAME_HEADER_MAX,
+    FRAME_SLICES_MAX, Keepalive, LinkFeatures, LinkId, ReceiveEnd, Remote, SEND_SLICES_MAX,
+    SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
 };
 
 impl SimDriver {
@@ -117,7 +117,7 @@ impl Driver for SimDriver {
         Ok(self.add(kind))
     }
 
-    fn adopt(&mut self, _: OwnedFd) -> SocketId {
+    fn adopt(&mut self, _: OwnedFd, _: Adopted) -> SocketId {
         self.adopt_mute()
     }
 
@@ -356,6 +356,8 @@ impl Driver for SimDriver {
             stream_free: self.streams.free(),
             stream_total: self.streams.count(),
             stream_buffer_bytes: self.config.stream_buffer_bytes as usize,
+            link_free: self.links.free(),
+            link_total: self.links.count(),
             datagram_free: self.datagrams.free(),
             datagram_total: self.datagrams.count(),
         }

@@ -38,6 +38,7 @@ mod stream;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 pub use host::{Answer, SimDatagram, SimHost};
 pub use link::{LinkCounts, LinkFaults, SimLink};
@@ -45,16 +46,19 @@ pub use random::Random;
 pub use stream::{Got, SimStream};
 
 use super::{
-    Completion, DriverCounters, LinkFeatures, LinkId, SocketError, SocketId, SocketKind, Waker,
-    WriteStats,
+    Adopted, Completion, DriverCounters, LinkFeatures, LinkId, SocketError, SocketId, SocketKind,
+    Waker, WriteStats,
 };
 use crate::buffer::{FilledPool, Slice};
 use socket::{Arrival, Socket};
+use stream::Stream;
 
 /// The only link of a driver.
 const LINK: LinkId = LinkId(0);
 /// The largest datagram payload (UDP over IPv4).
 const DATAGRAM_MAX: usize = 65_507;
+/// The size of a buffer for streams of links.
+const LINK_BUFFER_BYTES: u32 = 256 << 10;
 /// Error-queue entries that a socket keeps.
 const ERRORS_MAX: usize = 64;
 
@@ -69,6 +73,8 @@ pub struct SimConfig {
     pub stream_buffers: u16,
     /// The size of a stream buffer in bytes.
     pub stream_buffer_bytes: u32,
+    /// Buffers of 256 KiB for streams of links; 0: those for streams are used.
+    pub link_buffers: u16,
     /// Buffers for datagrams.
     pub datagram_buffers: u16,
     /// Sockets that can be open at a time.
@@ -84,6 +90,7 @@ impl Default for SimConfig {
             tap_buffers: 64,
             stream_buffers: 256,
             stream_buffer_bytes: 16 << 10,
+            link_buffers: 0,
             datagram_buffers: 64,
             sockets_max: usize::MAX,
             faults: HostFaults::default(),
@@ -149,6 +156,7 @@ pub struct SimDriver {
     held: Vec<Slice>,
     frames: FilledPool,
     streams: FilledPool,
+    links: FilledPool,
     datagrams: FilledPool,
     reading: bool,
     stalled_until: u64,
@@ -181,6 +189,7 @@ impl SimDriver {
             held: Vec::new(),
             frames: FilledPool::new(config.tap_buffers, 65_792)?,
             streams: FilledPool::new(config.stream_buffers, config.stream_buffer_bytes)?,
+            links: FilledPool::new(config.link_buffers, LINK_BUFFER_BYTES)?,
             datagrams: FilledPool::new(config.datagram_buffers, 65_792)?,
             reading: false,
             stalled_until: 0,
@@ -252,6 +261,23 @@ impl SimDriver {
         self.add(SocketKind::UnixStream)
     }
 
+    /// One end of a stream that somebody made, and the other end. So many bytes wait in it on the way
+    /// from the core and to it.
+    pub fn adopt_stream(
+        &mut self,
+        purpose: Adopted,
+        up_buffer: usize,
+        down_buffer: usize,
+    ) -> (SocketId, SimStream) {
+        let id = self.add(SocketKind::UnixStream);
+        let stream = Stream::new(up_buffer, down_buffer);
+        if let Some(socket) = self.sockets.get_mut(&id.raw()) {
+            socket.stream = Some(Rc::clone(&stream));
+            socket.is_link = purpose == Adopted::StreamLink && self.links.count() > 0;
+        }
+        (id, SimStream(stream))
+    }
+
     /// How many sockets are open.
     #[must_use]
     pub fn open_sockets(&self) -> usize {
@@ -260,7 +286,14 @@ impl SimDriver {
 
     /// Takes back the buffers that were let go on other cores.
     pub fn collect_buffers(&mut self) {
-        for pool in [&mut self.frames, &mut self.streams, &mut self.datagrams] {
+        let Self {
+            frames,
+            streams,
+            links,
+            datagrams,
+            ..
+        } = self;
+        for pool in [frames, streams, links, datagrams] {
             pool.collect();
         }
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::host::Answer;
 use super::socket::{Arrival, Receive, Socket};
 use super::stream::{Got, SimStream, Stream};
-use super::{ERRORS_MAX, LINK, Operation, SimDriver};
+use super::{ERRORS_MAX, LINK, LINK_BUFFER_BYTES, Operation, SimDriver};
 use crate::buffer::Slice;
 use crate::driver::{Completion, Errno, ReceiveEnd, SocketKind};
 
@@ -120,8 +120,8 @@ impl SimDriver {
         let Some(receive) = socket.receive.take_if(|_| stream.core_readable()) else {
             return;
         };
-        let (token, mut done) = (receive.token, Vec::new());
-        let end = self.read_stream(&stream, receive, &mut done);
+        let (token, is_link, mut done) = (receive.token, socket.is_link, Vec::new());
+        let end = self.read_stream(&stream, receive, is_link, &mut done);
         self.counters.stream_starved += u64::from(end == ReceiveEnd::Starved);
         done.push(Completion::ReceiveEnd { token, end });
         self.complete_of(raw, Operation::Receive, done);
@@ -131,6 +131,7 @@ impl SimDriver {
         &mut self,
         stream: &Stream,
         receive: Receive,
+        is_link: bool,
         done: &mut Vec<Completion>,
     ) -> ReceiveEnd {
         let Receive { token, max } = receive;
@@ -139,20 +140,29 @@ impl SimDriver {
             return ReceiveEnd::Starved;
         }
         let short = self.random.chance(faults.short_receive);
-        let mut left = max as usize;
+        let (pool, buffer_bytes, most) = if is_link {
+            (
+                &mut self.links,
+                LINK_BUFFER_BYTES,
+                max.min(LINK_BUFFER_BYTES),
+            )
+        } else {
+            (&mut self.streams, self.config.stream_buffer_bytes, max)
+        };
+        let mut left = most as usize;
         if short {
-            left = self.random.between(1, u64::from(max)) as usize;
+            left = self.random.between(1, u64::from(most)) as usize;
         }
         while left > 0 {
-            let mut want = left.min(self.config.stream_buffer_bytes as usize);
+            let mut want = left.min(buffer_bytes as usize);
             want = want.min(stream.core_available());
             if want == 0 {
                 break;
             }
-            if short && self.random.chance(5_000) {
+            if short && !is_link && self.random.chance(5_000) {
                 want = self.random.between(1, want as u64) as usize;
             }
-            let read = self.streams.lend(want, |bytes| {
+            let read = pool.lend(want, |bytes| {
                 let got = stream.core_read(bytes);
                 debug_assert_eq!(got, Ok(Got::Bytes(want)));
             });

@@ -18,6 +18,8 @@ pub(super) struct Socket {
     pub(super) kind: SocketKind,
     pub(super) local: SocketAddr,
     pub(super) stream: Option<Rc<Stream>>,
+    /// It receives into the buffers of links, one at a time.
+    pub(super) is_link: bool,
     pub(super) connect: Option<Connect>,
     pub(super) send: Option<Send>,
     pub(super) receive: Option<Receive>,
@@ -78,6 +80,7 @@ impl Socket {
             kind,
             local: SocketAddr::new(ip, port),
             stream: None,
+            is_link: false,
             connect: None,
             send: None,
             receive: None,

@@ -269,33 +269,42 @@ impl Uring {
     }
 
     fn receive_done(&mut self, index: u32, entry: Reaped) {
-        let Some(bundle) = self.waits.get(index).map(|wait| wait.bundle) else {
+        let Some(wait) = self.waits.get(index) else {
             return;
         };
+        let (bundle, large, socket) = (wait.bundle, wait.large, wait.socket);
+        let closing = self.closing
+            || self
+                .sockets
+                .at(socket)
+                .is_none_or(|socket| socket.closing.is_some());
+        let outcome = entry.outcome();
+        if outcome == Err(Errno::NOBUFS) && large && !closing && self.large_buffer_is_free() {
+            return self.arm_receive(index, false);
+        }
         let Some((socket_index, token)) = self.release_wait(index) else {
             return;
         };
-        let outcome = entry.outcome();
         let got = outcome.unwrap_or(0) as usize;
         if let Some(buffer) = entry.buffer() {
             let ready = &mut self.ready;
+            let group = match &mut self.link_stream {
+                Some(group) if large => group,
+                _ => &mut self.stream,
+            };
             let mut received = |data| ready.push(Completion::Received { token, data });
             match (got, bundle) {
                 // The kernel took no buffer for a bundle of nothing.
                 (0, true) => {}
-                (0, false) => self.stream.take_unused(buffer),
-                (_, true) => self.stream.take_bundle(buffer, got, received),
+                (0, false) => group.take_unused(buffer),
+                (_, true) => group.take_bundle(buffer, got, received),
                 (_, false) => {
-                    if let Some(data) = self.stream.take(buffer, got) {
+                    if let Some(data) = group.take(buffer, got) {
                         received(data);
                     }
                 }
             }
         }
-        let closing = self
-            .sockets
-            .at(socket_index)
-            .is_none_or(|socket| socket.closing.is_some());
         let end = match outcome {
             Ok(0) => ReceiveEnd::Eof,
             Ok(_) | Err(Errno::INTR | Errno::AGAIN) => ReceiveEnd::Partial,
@@ -309,6 +318,13 @@ impl Uring {
         };
         self.ready.push(Completion::ReceiveEnd { token, end });
         self.close_if_idle(socket_index);
+    }
+
+    /// Whether a large buffer is free that was not listed, or that came home since.
+    fn large_buffer_is_free(&self) -> bool {
+        self.link_stream
+            .as_ref()
+            .is_some_and(|group| group.free() > 0)
     }
 
     fn datagram_received(&mut self, index: u32, entry: Reaped) {

@@ -16,6 +16,8 @@ pub struct UringConfig {
     pub stream_buffers: u16,
     /// The size of a stream buffer in bytes.
     pub stream_buffer_bytes: u32,
+    /// Buffers of 256 KiB for streams of links; 0: those for streams are used.
+    pub link_buffers: u16,
     /// Buffers of 65,792 bytes for datagrams.
     pub datagram_buffers: u16,
     /// The receive buffer asked of the kernel for UDP sockets, in bytes. It may give less.
@@ -38,6 +40,7 @@ impl Default for UringConfig {
             tap_buffers: 64,
             stream_buffers: 1024,
             stream_buffer_bytes: 16 << 10,
+            link_buffers: 0,
             datagram_buffers: 64,
             udp_receive_buffer_bytes: 4 << 20,
             udp_receive_offload: true,

@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::config::{Features, UringConfig};
 use super::operation::Family;
-use super::{GROUP_DATAGRAM, GROUP_STREAM, GROUP_TAP, Uring};
+use super::{GROUP_DATAGRAM, GROUP_LINK, GROUP_STREAM, GROUP_TAP, Uring};
 
 /// How long a ring that is dropped waits for the kernel to be done.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
@@ -166,6 +166,7 @@ impl Uring {
         let _ = submitter.unregister_files();
         let groups = [GROUP_STREAM, GROUP_DATAGRAM].into_iter();
         let groups = groups.chain(self.tap.as_ref().map(|_| GROUP_TAP));
+        let groups = groups.chain(self.link_stream.as_ref().map(|_| GROUP_LINK));
         groups
             .map(|group| submitter.unregister_buf_ring(group).is_ok())
             .fold(true, |a, b| a & b)

@@ -16,11 +16,13 @@
 //! What the kernel writes goes into provided buffers (`group`), which are nobody's else meanwhile. On drop
 //! everything is cancelled and waited for; what does not come back in time is kept for ever.
 //!
-//! **Receiving.** Three groups of buffers: for frames (multishot reads, one frame a buffer), streams (one
+//! **Receiving.** Four groups of buffers: for frames (multishot reads, one frame a buffer), streams (one
 //! single-shot receive fills a *bundle* of buffers; it may be shorter than asked: what counts is the
-//! byte count), and datagrams (multishot `recvmsg`; in front of the payload are a header, the sender's
+//! byte count), streams of links (one receive fills one large buffer, so that hardly a frame is cut), and
+//! datagrams (multishot `recvmsg`; in front of the payload are a header, the sender's
 //! address and control messages). Buffers that came home are listed again at the start of `wait`. A
-//! multishot that ended for lack of buffers is armed again when some are back.
+//! multishot that ended for lack of buffers is armed again when some are back. Few of the large buffers are
+//! listed at a time; a receive that found none of them is armed again as long as others are free.
 //!
 //! **Bundles and the length limit.** When a bundle fills completely and more bytes are there, the kernel
 //! goes on once and appends as much again as is queued, past what was asked. It does not if the last
@@ -75,8 +77,9 @@ use self::operation::{Family, FrameOp, SendOp, WaitForm, WaitOp};
 use self::slots::Slots;
 use self::sockets::{NO_SOCKET, NONE, Sockets};
 use super::{
-    BufferLevels, Completion, Driver, DriverCounters, Errno, Keepalive, LinkFeatures, LinkId,
-    ReceiveEnd, Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
+    Adopted, BufferLevels, Completion, Driver, DriverCounters, Errno, Keepalive, LinkFeatures,
+    LinkId, ReceiveEnd, Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker,
+    WriteStats,
 };
 use crate::buffer::Slice;
 use crate::frames::tap::TapQueue;
@@ -96,10 +99,15 @@ const LINKS_MAX: u32 = 64;
 /// What the buffers that are listed for frames (or datagrams) and streams hold together, see `group`.
 const HOT_FRAME_BYTES: usize = 256 << 10;
 const HOT_STREAM_BYTES: usize = 1 << 20;
+const HOT_LINK_BYTES: usize = 1 << 20;
+
+/// The size of a buffer for streams of links.
+const LINK_BUFFER_BYTES: u32 = 256 << 10;
 
 const GROUP_TAP: u16 = 1;
 const GROUP_STREAM: u16 = 2;
 const GROUP_DATAGRAM: u16 = 3;
+const GROUP_LINK: u16 = 4;
 
 /// The driver over io_uring. Make it on the thread that uses it; it cannot move to another.
 pub struct Uring {
@@ -116,6 +124,7 @@ pub struct Uring {
     waits: Slots<WaitOp>,
     tap: Option<BufferGroup>,
     stream: BufferGroup,
+    link_stream: Option<BufferGroup>,
     datagram: BufferGroup,
     /// Entries that found the submission queue full although it was submitted.
     backlog: VecDeque<Entry>,
@@ -179,6 +188,16 @@ impl Uring {
             config.stream_buffer_bytes.clamp(512, 1 << 20),
             HOT_STREAM_BYTES,
         )?;
+        let link_stream = match config.link_buffers {
+            0 => None,
+            count => Some(BufferGroup::new(
+                &submitter,
+                GROUP_LINK,
+                count,
+                LINK_BUFFER_BYTES,
+                HOT_LINK_BYTES,
+            )?),
+        };
         let datagram = BufferGroup::new(
             &submitter,
             GROUP_DATAGRAM,
@@ -202,6 +221,7 @@ impl Uring {
             waits: Slots::new(),
             tap: None,
             stream,
+            link_stream,
             datagram,
             backlog: VecDeque::new(),
             silent: 0,
@@ -315,6 +335,9 @@ impl Uring {
             }
         }
         self.stream.replenish();
+        if let Some(link_stream) = &mut self.link_stream {
+            link_stream.replenish();
+        }
         self.datagram.replenish();
         if self.datagram.listed() > 0 {
             while let Some(index) = self.starved.datagrams.pop() {
@@ -395,9 +418,15 @@ impl Driver for Uring {
         self.sockets.add(fd, Some(kind))
     }
 
-    fn adopt(&mut self, fd: OwnedFd) -> SocketId {
+    fn adopt(&mut self, fd: OwnedFd, purpose: Adopted) -> SocketId {
         sockets::set_blocking(&fd);
-        self.sockets.add(fd, None).unwrap_or(NO_SOCKET)
+        let id = self.sockets.add(fd, None).unwrap_or(NO_SOCKET);
+        if let Some(index) = self.sockets.index(id)
+            && let Some(socket) = self.sockets.at(index)
+        {
+            socket.large = purpose == Adopted::StreamLink && self.link_stream.is_some();
+        }
+        id
     }
 
     fn connect(&mut self, socket: SocketId, to: &Remote, token: Token) {
@@ -544,6 +573,8 @@ impl Driver for Uring {
             stream_free: self.stream.free(),
             stream_total: self.stream.count(),
             stream_buffer_bytes: self.stream.buffer_bytes() as usize,
+            link_free: self.link_stream.as_ref().map_or(0, BufferGroup::free),
+            link_total: self.link_stream.as_ref().map_or(0, BufferGroup::count),
             datagram_free: self.datagram.free(),
             datagram_total: self.datagram.count(),
         }
@@ -580,8 +611,8 @@ impl Drop for Uring {
         std::mem::forget(std::mem::replace(&mut self.waits, Slots::new()));
         self.stream.keep();
         self.datagram.keep();
-        if let Some(tap) = &mut self.tap {
-            tap.keep();
+        for group in [&mut self.tap, &mut self.link_stream].into_iter().flatten() {
+            group.keep();
         }
     }
 }

@@ -192,8 +192,12 @@ pub(super) struct WaitOp {
     pub(super) form: WaitForm,
     pub(super) socket: u32,
     pub(super) token: Token,
+    /// The most bytes of a receive.
+    pub(super) max: u32,
     /// A receive that may fill several buffers.
     pub(super) bundle: bool,
+    /// A receive into a large buffer of links.
+    pub(super) large: bool,
     /// A `receive_from` that waits for buffers, not in the kernel.
     pub(super) starved: bool,
     pub(super) address: RawAddress,

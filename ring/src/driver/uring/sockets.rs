@@ -29,6 +29,8 @@ pub(super) struct Socket {
     pub(super) fd: OwnedFd,
     /// `None`: adopted.
     pub(super) kind: Option<SocketKind>,
+    /// It receives into the large buffers of links.
+    pub(super) large: bool,
     pub(super) connect: u32,
     pub(super) send: u32,
     pub(super) receive: u32,
@@ -48,6 +50,7 @@ impl Socket {
         Socket {
             fd,
             kind,
+            large: false,
             connect: NONE,
             send: NONE,
             receive: NONE,

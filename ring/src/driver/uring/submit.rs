@@ -10,7 +10,9 @@ use super::address::INET_BYTES;
 use super::control;
 use super::operation::{Family, SendForm, SendOp, WaitForm};
 use super::sockets::NONE;
-use super::{GROUP_DATAGRAM, GROUP_STREAM, GROUP_TAP, Uring, wait_field};
+use super::{
+    GROUP_DATAGRAM, GROUP_LINK, GROUP_STREAM, GROUP_TAP, LINK_BUFFER_BYTES, Uring, wait_field,
+};
 use crate::buffer::Slice;
 use crate::driver::{
     Errno, FRAME_HEADER_MAX, FRAME_SLICES_MAX, LinkId, Remote, SEND_SLICES_MAX, SendMode, SocketId,
@@ -248,11 +250,29 @@ impl Uring {
         wait.form = WaitForm::Receive;
         wait.socket = index;
         wait.token = token;
-        let buffer_bytes = self.stream.buffer_bytes();
-        let buffers = (max / buffer_bytes).min(BUNDLE_BUFFERS_MAX - 1);
-        wait.bundle = self.features.receive_bundles && buffers > 1;
+        wait.max = max;
+        wait.large = socket.large;
+        self.arm_receive(slot, wait_first);
+        Ok(())
+    }
+
+    /// Queues the receive in a slot.
+    pub(super) fn arm_receive(&mut self, slot: u32, wait_first: bool) {
+        let Some(wait) = self.waits.get(slot) else {
+            return;
+        };
+        let Some(socket) = self.sockets.at(wait.socket) else {
+            return;
+        };
+        let (group, buffer_bytes) = if wait.large {
+            (GROUP_LINK, LINK_BUFFER_BYTES)
+        } else {
+            (GROUP_STREAM, self.stream.buffer_bytes())
+        };
+        let buffers = (wait.max / buffer_bytes).min(BUNDLE_BUFFERS_MAX - 1);
+        wait.bundle = self.features.receive_bundles && buffers > 1 && !wait.large;
         let len = match (wait.bundle, self.features.exact_bundles) {
-            (false, _) => max.min(buffer_bytes),
+            (false, _) => wait.max.min(buffer_bytes),
             // See the module: the cut buffer keeps the kernel from going on.
             (true, true) => buffers * buffer_bytes + 1,
             (true, false) => buffers * buffer_bytes,
@@ -260,14 +280,13 @@ impl Uring {
         let how = if wait.bundle { BUNDLE } else { 0 } | if wait_first { POLL_FIRST } else { 0 };
         let receive = opcode::Recv::new(types::Fd(socket.raw_fd()), std::ptr::null_mut(), len)
             .ioprio(how)
-            .buf_group(GROUP_STREAM)
+            .buf_group(group)
             .build()
             .flags(Flags::BUFFER_SELECT)
             .user_data(Family::Wait.data(slot));
         // SAFETY: the receive refers to no memory but the group's buffers, which stay until the ring is
         // settled or for ever; the descriptor as above.
         unsafe { self.push(receive) };
-        Ok(())
     }
 
     pub(super) fn submit_receive_from(&mut self, id: SocketId, token: Token) -> Result<(), Errno> {

@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //!
-//! Both directions are pure logic over [`Slice`]s, and both are made so that a system call moves many
+//! Both directions are pure logic over [slices](crate::Slice), and both are made so that a system call moves many
 //! frames and nothing is done per frame but to look at it.
 //!
 //! [`FrameReader`] is given what a receive brought, a large buffer with many frames in a row, and
