@@ -25,7 +25,9 @@ use crate::placement::{self, Threads};
 use crate::policy::admission::Admission;
 
 /// Frames that may wait in the lane from one core to another.
-const LANE_FRAMES: usize = 256;
+const LANE_FRAMES: usize = 1024;
+/// Large buffers for the streams of guests that come later, per core. Their memory is touched as it is needed.
+const LINK_BUFFERS: u16 = 64;
 
 /// A running engine.
 pub struct Engine {
@@ -55,8 +57,6 @@ struct Injected {
 /// Why an engine could not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// There is no queue to read frames from.
-    NoQueue,
     /// The control thread could not start.
     Control(io::Error),
     /// The threads of the cores could not be made.
@@ -68,7 +68,6 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoQueue => write!(f, "the engine was given no TAP queue to read"),
             Self::Control(e) => write!(f, "the DNS and DHCP services can't start: {e}"),
             Self::Threads(e) => write!(
                 f,
@@ -113,11 +112,9 @@ impl fmt::Display for Summary {
 
 impl Engine {
     /// Starts cores over `queues` (one per core, or fewer: then cores share them for writing and
-    /// the first of each reads) and waits until all of them are ready for frames.
+    /// the first of each reads; none: guests come by [`Engine::attacher`]) and waits until all of them are
+    /// ready for frames.
     pub fn start(config: EngineConfig, queues: Vec<TapQueue>) -> Result<Self, StartError> {
-        if queues.is_empty() {
-            return Err(StartError::NoQueue);
-        }
         let cores = config.cores.max(1);
         let (control, services) = Control::start(&config, cores).map_err(StartError::Control)?;
         let dns_stream = Remote::Unix(control.dns_stream_address());
@@ -132,6 +129,8 @@ impl Engine {
             event,
             reason: OnceLock::new(),
         });
+        let has_link = !queues.is_empty();
+        let attacher = Attacher::new(Arc::clone(&peers), usize::from(has_link));
         tell_of_fallbacks(&queues, cores);
         let queues = deal(queues, cores).map_err(StartError::Ring)?;
         let secret = SequenceSecret::random();
@@ -144,7 +143,7 @@ impl Engine {
             .map(|(id, (((queue, reads_link), service), lanes))| {
                 let seed = CoreSeed {
                     id,
-                    has_link: true,
+                    has_link,
                     reads_link,
                     admission: Admission::new(config.network.clone(), config.host_loopback.clone()),
                     neighbors: neighbors.clone(),
@@ -155,12 +154,14 @@ impl Engine {
                     peers: Arc::clone(&peers),
                     counters: Arc::clone(&counters[id]),
                     initial_sequences: secret,
+                    attacher: attacher.clone(),
+                    stall_timeout: config.stall_timeout,
+                    isolate: config.isolate,
                 };
                 Mutex::new(Some((queue, service, seed)))
             })
             .collect();
 
-        let attacher = Attacher::new(Arc::clone(&peers), 1);
         let (ready, started) = mpsc::channel::<io::Result<()>>();
         let failure = Arc::clone(&failed);
         let faults = config.faults.map(|plan| {
@@ -170,7 +171,7 @@ impl Engine {
             })
         });
         let injected = faults.clone();
-        let ring = ring_config(&config);
+        let ring = ring_config(&config, has_link);
         let threads = placement::spawn(cores, config.pin, move |id| {
             let Some((queue, service, seed)) = seeds[id].lock().ok().and_then(|mut s| s.take())
             else {
@@ -249,7 +250,7 @@ impl Engine {
     }
 }
 
-fn ring_config(config: &EngineConfig) -> UringConfig {
+fn ring_config(config: &EngineConfig, has_link: bool) -> UringConfig {
     // Where cores take all processors, nobody could answer while one of them stays awake.
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let busy_poll_ns = if config.cores < processors {
@@ -259,12 +260,13 @@ fn ring_config(config: &EngineConfig) -> UringConfig {
     };
     UringConfig {
         busy_poll_ns,
+        link_buffers: if has_link { 0 } else { LINK_BUFFERS },
         ..UringConfig::default()
     }
 }
 
 fn run_core(
-    queue: TapQueue,
+    queue: Option<TapQueue>,
     service: OwnedFd,
     seed: CoreSeed,
     ring: &UringConfig,
@@ -272,7 +274,7 @@ fn run_core(
     ready: &mpsc::Sender<io::Result<()>>,
     failure: &Failure,
 ) {
-    let mut driver = match Uring::new(ring, vec![queue]) {
+    let mut driver = match Uring::new(ring, queue.into_iter().collect()) {
         Ok(driver) => driver,
         Err(error) => {
             let _ = ready.send(Err(error));
@@ -339,7 +341,9 @@ impl Report for Failure {
 
 /// Says once what this machine lacks and what is done instead.
 fn tell_of_fallbacks(queues: &[TapQueue], cores: usize) {
-    let features = queues[0].features();
+    let Some(features) = queues.first().map(TapQueue::features) else {
+        return;
+    };
     if !features.offload_header {
         tracing::info!(
             "the TAP has no offload header: frames go one by one, each with its checksum"
@@ -371,17 +375,21 @@ fn tell_of_ring(ring: Features) {
 }
 
 /// Gives each core a queue; cores beyond the number of queues write to a duplicate of one.
-fn deal(queues: Vec<TapQueue>, cores: usize) -> io::Result<Vec<(TapQueue, bool)>> {
+fn deal(queues: Vec<TapQueue>, cores: usize) -> io::Result<Vec<(Option<TapQueue>, bool)>> {
+    if queues.is_empty() {
+        return Ok((0..cores).map(|_| (None, false)).collect());
+    }
     let mut shared = Vec::new();
     for core in queues.len()..cores {
         let queue = &queues[core % queues.len()];
         let fd = queue.as_fd().try_clone_to_owned()?;
-        shared.push((TapQueue::from_parts(fd, queue.features()), false));
+        let queue = TapQueue::from_parts(fd, queue.features());
+        shared.push((Some(queue), false));
     }
     let mut dealt: Vec<_> = queues
         .into_iter()
         .take(cores)
-        .map(|queue| (queue, true))
+        .map(|queue| (Some(queue), true))
         .collect();
     dealt.append(&mut shared);
     Ok(dealt)

@@ -16,11 +16,12 @@ use towpath_ring::lane::{LaneEnd, Lanes};
 use towpath_stack::Instant;
 use towpath_stack::flow::FlowKey;
 
-use crate::config::{HostLoopback, Limits, Network};
+use crate::config::{HostLoopback, Limits, Network, STALL_TIMEOUT};
 use crate::core::{Core, CoreSeed, LaneMessage, Peers, Report, table, timers, token};
 use crate::counters::{CoreCounters, Totals};
 use crate::engine::neighbors;
 use crate::host::sequence::SequenceSecret;
+use crate::link::Attacher;
 use crate::policy::admission::Admission;
 use crate::ports::PortSet;
 use crate::service::counters::Counters;
@@ -166,6 +167,9 @@ impl<D: Driver> BareCore<D> {
             peers: Arc::clone(&stop.0),
             counters: Arc::new(CoreCounters::new()),
             initial_sequences,
+            attacher: Attacher::new(Arc::clone(&stop.0), 1),
+            stall_timeout: STALL_TIMEOUT,
+            isolate: false,
         };
         Self {
             core: Core::new(driver, service, seed),

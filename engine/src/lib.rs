@@ -24,8 +24,4 @@ pub(crate) mod policy;
 pub mod ports;
 pub mod service;
 pub mod subnet;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "no core has more than one port as yet")
-)]
 pub(crate) mod switch;

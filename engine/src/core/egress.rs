@@ -83,6 +83,8 @@ impl Unreachable {
 /// What it takes to write frames to guests.
 pub(crate) struct Egress {
     pub(crate) ports: Ports,
+    /// Ports that something waits for.
+    listed: Vec<PortId>,
     gateway_mac: MacAddress,
     mtu: u16,
     /// Identification of the next fragmented packet.
@@ -93,10 +95,31 @@ impl Egress {
     pub(crate) fn new(gateway_mac: MacAddress, mtu: u16) -> Self {
         Self {
             ports: Ports::default(),
+            listed: Vec::new(),
             gateway_mac,
             mtu,
             identification: 0,
         }
+    }
+
+    /// Whether flows of a guest may send more now.
+    pub(crate) fn has_room(&self, port: PortId) -> bool {
+        let port = self.ports.get(port);
+        port.is_some_and(|port| port.carrier.has_room())
+    }
+
+    /// Sees to it that a port is flushed at the end of the batch.
+    pub(crate) fn list(&mut self, id: PortId) {
+        if let Some(port) = self.ports.get_mut(id)
+            && !std::mem::replace(&mut port.listed, true)
+        {
+            self.listed.push(id);
+        }
+    }
+
+    /// The next port to flush.
+    pub(crate) fn next_listed(&mut self) -> Option<PortId> {
+        self.listed.pop()
     }
 
     /// What a guest's link can do; nothing if the guest has left.
@@ -156,7 +179,7 @@ impl Egress {
 
     /// One TCP segment, a super-frame if `gso_size` is given.
     pub(crate) fn tcp<D: Driver>(
-        &self,
+        &mut self,
         driver: &mut D,
         peer: &Peer,
         segment: &Segment,
@@ -254,7 +277,7 @@ impl Egress {
     }
 
     fn fragments<D: Driver>(
-        &self,
+        &mut self,
         driver: &mut D,
         port: PortId,
         mut fragments: Fragments,
@@ -379,31 +402,49 @@ impl Egress {
     }
 
     /// A whole frame that was built elsewhere (ARP, neighbour discovery, ICMP errors).
-    pub(crate) fn frame<D: Driver>(&self, driver: &mut D, port: PortId, frame: &[u8]) {
+    pub(crate) fn frame<D: Driver>(&mut self, driver: &mut D, port: PortId, frame: &[u8]) {
         let (header, rest) = frame.split_at(frame.len().min(FRAME_HEADER_MAX - OFFLOAD));
         // What an error quotes may be longer than what a driver takes as a header.
         let payload = (!rest.is_empty()).then(|| Slice::from_vec(rest.to_vec()));
         self.write(driver, port, header, &Offload::NONE, payload.as_slice());
     }
 
-    fn write<D: Driver>(
-        &self,
+    /// A frame of another guest, from its ethernet header on.
+    pub(crate) fn pass<D: Driver>(
+        &mut self,
         driver: &mut D,
         port: PortId,
+        offload: &Offload,
+        frame: Slice,
+    ) {
+        self.write(driver, port, &[], offload, &[frame]);
+    }
+
+    fn write<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        id: PortId,
         header: &[u8],
         offload: &Offload,
         payload: &[Slice],
     ) {
         debug_assert!(payload.len() <= FRAME_SLICES);
-        let Some(port) = self.ports.get(port) else {
+        let Some(port) = self.ports.get_mut(id) else {
             return;
         };
-        if !port.features.offload_header {
-            return driver.write_frame(port.link, header, payload);
+        if port.features.offload_header {
+            let mut whole: SmallVec<[u8; HEADER_MAX + OFFLOAD]> =
+                SmallVec::from_slice(&offload.emit());
+            whole.extend_from_slice(header);
+            port.carrier.write(driver, &whole, payload);
+            return;
         }
-        let mut whole: SmallVec<[u8; HEADER_MAX + OFFLOAD]> = SmallVec::from_slice(&offload.emit());
-        whole.extend_from_slice(header);
-        driver.write_frame(port.link, &whole, payload);
+        if !port.carrier.write(driver, header, payload) {
+            port.refused += 1;
+        }
+        if !port.carrier.is_tap() && !std::mem::replace(&mut port.listed, true) {
+            self.listed.push(id);
+        }
     }
 }
 
@@ -541,7 +582,7 @@ fn mtu_parameter(v4: bool, kind: u8, code: u8, mtu: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::port::{Port, Quota};
+    use super::super::port::{Carrier, Port, Quota};
     use super::*;
     use crate::config::Limits;
     use towpath_ring::driver::LinkId;
@@ -564,9 +605,8 @@ mod tests {
             let mut driver = SimDriver::new(config, host, Random::new(0), 0).unwrap();
             let mut egress = Egress::new(MacAddress([2; 6]), 1500);
             let quota = Quota::of(&Limits::default(), 1);
-            egress
-                .ports
-                .add(PORT, Port::new(LinkId(0), link, true, quota));
+            let carrier = Carrier::Tap(LinkId(0));
+            egress.ports.add(PORT, Port::new(carrier, link, quota));
             for len in [14, 182, 183, 192, 193, ERROR_MAX] {
                 let frame: Vec<u8> = (0..len).map(|at| at as u8).collect();
                 egress.frame(&mut driver, PORT, &frame);

@@ -17,6 +17,7 @@ use towpath_stack::wire::icmpv6;
 use towpath_stack::wire::offload::{ChecksumState, GsoKind, Offload};
 
 use super::egress::{Peer, QUOTE_MAX, Unreachable};
+use super::switching::Passing;
 use super::{Core, LaneMessage};
 use crate::counters::Counter;
 use crate::host::echo::EchoInput;
@@ -99,7 +100,12 @@ impl<D: Driver> Core<D> {
             return self.counters.bump(Counter::DroppedAtEnd);
         }
         let bytes = frame.bytes();
-        let (offload, ethernet) = if self.egress.features(port).offload_header {
+        let Some(state) = self.egress.ports.get(port) else {
+            // It was on its way when the guest was let go.
+            return;
+        };
+        let wide = state.wide;
+        let (offload, ethernet) = if state.features.offload_header {
             match Offload::parse(bytes) {
                 Ok(split) => split,
                 Err(_) => return self.counters.bump(Counter::DroppedOffload),
@@ -115,9 +121,24 @@ impl<D: Driver> Core<D> {
             source: mac,
             target: station,
         } = packet.ethernet;
-        if station != self.egress.gateway_mac() && !station.is_multicast() {
+        let ours = if wide {
             // A bridge that has not learnt a station's place sends its frames everywhere.
-            return self.counters.bump(Counter::DroppedStation);
+            let ours = station == self.egress.gateway_mac() || station.is_multicast();
+            if !ours {
+                self.counters.bump(Counter::DroppedStation);
+            }
+            ours
+        } else {
+            self.switch(&Passing {
+                port,
+                frame: &frame,
+                ethernet_at: bytes.len() - ethernet.len(),
+                offload: &offload,
+                packet: &packet,
+            })
+        };
+        if !ours {
+            return;
         }
         let ip = match &packet.body {
             Body::Ip(ip) => ip,

@@ -16,13 +16,16 @@
 //! world can run it unchanged.
 
 pub(crate) mod egress;
+mod guests;
 pub(crate) mod ingress;
 pub(crate) mod port;
 mod reports;
+mod switching;
 pub(crate) mod table;
 pub(crate) mod timers;
 pub(crate) mod token;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -42,12 +45,14 @@ use crate::host::pool::SocketPool;
 use crate::host::sequence::SequenceSecret;
 use crate::host::tcp::{TcpConfigs, TcpFlow};
 use crate::host::udp::{UdpMapping, UdpRuns};
-use crate::link::PortId;
+use crate::link::{Attacher, PortId};
 use crate::policy::admission::Admission;
 use crate::service::message::Reply;
+use crate::switch::stations::{Heard, Stations};
 use egress::Egress;
 use ingress::Reassembled;
-use port::{Port, Quota};
+use port::{Carrier, Port, Quota};
+use switching::Switched;
 use table::FlowTable;
 use timers::Timers;
 use token::{FlowId, FlowKind};
@@ -68,6 +73,12 @@ pub(crate) struct CoreSeed {
     pub(crate) peers: Arc<Peers>,
     pub(crate) counters: Arc<CoreCounters>,
     pub(crate) initial_sequences: SequenceSecret,
+    /// Where links come from while the core runs.
+    pub(crate) attacher: Attacher,
+    /// How long a guest may take nothing, or leave a frame unfinished, before it is dismissed.
+    pub(crate) stall_timeout: Duration,
+    /// Whether guests are kept from each other.
+    pub(crate) isolate: bool,
 }
 
 /// How the cores of one engine reach each other and are told to stop.
@@ -82,6 +93,12 @@ pub(crate) enum LaneMessage {
     Frame { port: PortId, frame: Parcel },
     /// A datagram put together from fragments by the core that read them.
     Reassembled(Box<Reassembled>),
+    /// A frame for guests of that core.
+    Switched(Box<Switched>),
+    /// A station was heard.
+    Heard(Heard),
+    /// A port was closed.
+    Closed(PortId),
 }
 
 /// One core.
@@ -116,6 +133,16 @@ pub(crate) struct Core<D: Driver> {
     pub(crate) service: SocketId,
     pub(crate) dns_stream: towpath_ring::driver::Remote,
     pub(crate) initial_sequences: SequenceSecret,
+    /// Who is at which port, of all cores.
+    stations: Stations,
+    /// Guests are kept from each other.
+    isolate: bool,
+    attacher: Attacher,
+    /// The ports of links that came later.
+    links: HashMap<LinkId, PortId>,
+    stall_timeout: Duration,
+    /// Guests whose receive found no free buffer.
+    starved_ports: Vec<PortId>,
     neighbors: Neighbors,
     reassembler: Reassembler,
     shards: IndirectionTable,
@@ -137,8 +164,9 @@ struct Draining {
     moved_at: Instant,
 }
 
-/// The link that a driver may come with.
+/// The link that a driver may come with, and its port, which all cores have.
 const LINK: LinkId = LinkId(0);
+const WIDE: PortId = PortId(0);
 
 /// How long the last bytes may stand still before they are given up.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
@@ -157,9 +185,9 @@ impl<D: Driver> Core<D> {
         if seed.has_link {
             let quota = Quota::of(&seed.limits, cores);
             let features = driver.link_features(LINK);
-            egress
-                .ports
-                .add(port_of(LINK), Port::new(LINK, features, true, quota));
+            let mut port = Port::new(Carrier::Tap(LINK), features, quota);
+            port.wide = true;
+            egress.ports.add(WIDE, port);
         }
         let limits = Limits {
             buffer_bytes: seed.limits.buffer_bytes.div_ceil(cores),
@@ -189,6 +217,12 @@ impl<D: Driver> Core<D> {
             service,
             dns_stream: seed.dns_stream,
             initial_sequences: seed.initial_sequences,
+            stations: Stations::new(seed.neighbors.gateway_mac),
+            isolate: seed.isolate,
+            attacher: seed.attacher,
+            links: HashMap::new(),
+            stall_timeout: seed.stall_timeout,
+            starved_ports: Vec::new(),
             neighbors: seed.neighbors,
             reassembler: Reassembler::new(Default::default()),
             shards: IndirectionTable::even(cores),
@@ -234,11 +268,15 @@ impl<D: Driver> Core<D> {
         for completion in completions.drain(..) {
             self.on_completion(completion, report);
         }
+        if !self.starved_ports.is_empty() {
+            self.retry_starved_ports();
+        }
         self.drain_lanes();
         self.flush_udp_runs();
         self.run_timers();
         self.relieve_pools();
         self.flush_dirty();
+        self.flush_ports();
         self.wake_peers();
         self.counters.bump(Counter::Batches);
         if few {
@@ -289,8 +327,9 @@ impl<D: Driver> Core<D> {
         // The same for a link whose buffers are with other cores.
         let starved = self.has_peers() && self.driver.levels().tap_free == 0;
         let link = starved.then(|| self.now + Duration::from_millis(1));
+        let ports = self.starved_ports_at();
         let drain = self.draining.map(|_| self.now + Duration::from_millis(100));
-        [next, retry, link, drain]
+        [next, retry, link, ports, drain]
             .into_iter()
             .flatten()
             .min()
@@ -299,19 +338,38 @@ impl<D: Driver> Core<D> {
 
     fn on_completion(&mut self, completion: Completion, report: &impl Report) {
         match completion {
-            Completion::Frame { link, frame } => self.on_frame(port_of(link), frame, true),
-            Completion::LinkEnd { error, .. } => report.link_gone(error.into()),
+            Completion::Frame { link, frame } => self.on_frame(self.port_of(link), frame, true),
+            Completion::LinkEnd { link, error } => {
+                let port = self.port_of(link);
+                if self.egress.ports.get(port).is_some_and(|port| port.wide) {
+                    report.link_gone(error.into());
+                } else {
+                    self.on_tap_gone(port, error);
+                }
+            }
             Completion::Connected { token, result } => {
                 self.on_connected(FlowId::from_token(token).index, result);
             }
             Completion::Sent { token, result } => {
-                self.on_sent(FlowId::from_token(token).index, result);
+                let id = FlowId::from_token(token);
+                match id.kind {
+                    FlowKind::Port => self.on_port_sent(id.port_id(), result),
+                    _ => self.on_sent(id.index, result),
+                }
             }
             Completion::Received { token, data } => {
-                self.on_received(FlowId::from_token(token).index, data);
+                let id = FlowId::from_token(token);
+                match id.kind {
+                    FlowKind::Port => self.on_port_bytes(id.port_id(), data),
+                    _ => self.on_received(id.index, data),
+                }
             }
             Completion::ReceiveEnd { token, end } => {
-                self.on_receive_end(FlowId::from_token(token).index, end);
+                let id = FlowId::from_token(token);
+                match id.kind {
+                    FlowKind::Port => self.on_port_receive_end(id.port_id(), end),
+                    _ => self.on_receive_end(id.index, end),
+                }
             }
             Completion::Datagram {
                 token,
@@ -327,6 +385,7 @@ impl<D: Driver> Core<D> {
                     }
                     (FlowKind::Echo, Some(from)) => self.on_host_echo(id.index, from, payload),
                     (FlowKind::Service, _) => self.on_service_reply(&payload),
+                    (FlowKind::Port, _) => self.on_frame(id.port_id(), payload, true),
                     _ => {}
                 }
             }
@@ -338,7 +397,8 @@ impl<D: Driver> Core<D> {
                 match id.kind {
                     FlowKind::Udp => self.udp.free(id.index),
                     FlowKind::Echo => self.echo.free(id.index),
-                    FlowKind::Service | FlowKind::Tcp | FlowKind::Port => {}
+                    FlowKind::Port => self.on_port_datagram_end(id.port_id()),
+                    FlowKind::Service | FlowKind::Tcp => {}
                 }
             }
             Completion::SendFailed {
@@ -349,7 +409,7 @@ impl<D: Driver> Core<D> {
             } => {
                 self.on_send_failed(FlowId::from_token(token), errno, to, &payload);
             }
-            Completion::Woken => {}
+            Completion::Woken => self.carry_out_port_commands(),
         }
     }
 
@@ -357,6 +417,11 @@ impl<D: Driver> Core<D> {
     pub(crate) fn half_open(&self) -> usize {
         let ports = self.egress.ports.iter();
         ports.map(|(_, port)| port.half_open.len()).sum()
+    }
+
+    /// Where the frames of a link come from.
+    fn port_of(&self, link: LinkId) -> PortId {
+        self.links.get(&link).copied().unwrap_or(WIDE)
     }
 
     /// Whether other cores hand frames over to this one.
@@ -388,6 +453,9 @@ impl<D: Driver> Core<D> {
                     self.on_frame(port, Slice::from(frame), false);
                 }
                 LaneMessage::Reassembled(datagram) => self.on_reassembled(*datagram, false),
+                LaneMessage::Switched(switched) => self.on_switched(*switched),
+                LaneMessage::Heard(heard) => self.stations.hear_of(self.now, heard),
+                LaneMessage::Closed(port) => self.stations.forget_port(port),
             }
         }
     }
@@ -408,7 +476,8 @@ impl<D: Driver> Core<D> {
                 FlowKind::Tcp => self.on_tcp_timer(at, flow.index),
                 FlowKind::Udp => self.on_udp_timer(at, flow.index),
                 FlowKind::Echo => self.on_echo_timer(at, flow.index),
-                FlowKind::Service | FlowKind::Port => {}
+                FlowKind::Port => self.on_port_timer(at, flow.port_id()),
+                FlowKind::Service => {}
             }
         }
         if self.reassembler.poll_at().is_some_and(|at| at <= self.now) {
@@ -428,9 +497,4 @@ impl<D: Driver> Core<D> {
             None => debug_assert!(false, "the control thread speaks our format"),
         }
     }
-}
-
-/// The port of a link that a driver came with.
-fn port_of(link: LinkId) -> PortId {
-    PortId(link.0.into())
 }

@@ -99,6 +99,15 @@ impl<T> FlowTable<T> {
             .map(|(i, entry)| (i as u32, &mut entry.flow))
     }
 
+    /// The places of all flows of guests that `which` picks, listed or not.
+    pub(crate) fn indices(&self, which: impl Fn(u16) -> bool) -> Vec<u32> {
+        let flows = self.flows.iter();
+        flows
+            .filter(|(_, entry)| which(entry.key.guest))
+            .map(|(index, _)| index as u32)
+            .collect()
+    }
+
     /// How many a guest has, listed or not.
     pub(crate) fn of_guest(&self, guest: u16) -> usize {
         let count = self.guests.get(usize::from(guest));

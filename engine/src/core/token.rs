@@ -55,6 +55,11 @@ impl FlowId {
         }
     }
 
+    /// The port whose link this is.
+    pub(crate) const fn port_id(self) -> PortId {
+        PortId(self.index as u16)
+    }
+
     pub(crate) const SERVICE: Self = Self {
         kind: FlowKind::Service,
         index: 0,

@@ -34,6 +34,13 @@ pub(crate) struct EchoMapping {
     pub(crate) closing: bool,
 }
 
+impl EchoMapping {
+    /// Marks it as ending; its socket, unless it ended before.
+    pub(crate) fn close(&mut self) -> Option<SocketId> {
+        (!std::mem::replace(&mut self.closing, true)).then_some(self.socket)
+    }
+}
+
 /// An echo request from the guest, parsed.
 pub(crate) struct EchoInput {
     /// Keyed by the guest's address and the id; the remote half is empty.

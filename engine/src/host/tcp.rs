@@ -43,7 +43,7 @@ use towpath_stack::wire::ethernet::MacAddress;
 use towpath_stack::{Address, Instant};
 
 use crate::core::Core;
-use crate::core::egress::Peer;
+use crate::core::egress::{Egress, Peer};
 use crate::core::timers::Armed;
 use crate::core::token::FlowId;
 use crate::counters::Counter;
@@ -195,6 +195,10 @@ struct Marks {
     /// The host socket tells by itself when its peer is gone.
     watched: bool,
     lingers: bool,
+    /// Its guest is gone and never said that this was all: the host's peer is to hear of it.
+    abandoned: bool,
+    /// It waits for room on the guest's link.
+    parked: bool,
     released: bool,
 }
 
@@ -424,6 +428,14 @@ impl<D: Driver> Core<D> {
         self.small_until = self.now + SMALL_MESSAGES;
     }
 
+    /// There is room again on the link of a flow's guest.
+    pub(crate) fn unpark(&mut self, index: u32) {
+        if let Some(flow) = self.tcp.get_mut(index) {
+            flow.marks.parked = false;
+            self.mark_dirty(index);
+        }
+    }
+
     pub(crate) fn mark_dirty(&mut self, index: u32) {
         if let Some(flow) = self.tcp.get_mut(index)
             && !std::mem::replace(&mut flow.marks.dirty, true)
@@ -479,6 +491,10 @@ impl<D: Driver> Core<D> {
         let config = self.tcp_configs.towards(peer.guest);
         let mut frames = 0;
         loop {
+            if !self.egress.has_room(peer.port) {
+                flow.park(index, peer.port, &mut self.egress);
+                break;
+            }
             let queue = SendQueue {
                 bytes: flow.download.bytes(),
                 finished: flow.marks.host_finished,
@@ -554,6 +570,15 @@ impl TcpFlow {
             0
         } else {
             u64::from(self.upload.bytes())
+        }
+    }
+
+    /// Waits for room on the guest's link.
+    fn park(&mut self, index: u32, port: PortId, egress: &mut Egress) {
+        if let Some(port) = egress.ports.get_mut(port)
+            && !std::mem::replace(&mut self.marks.parked, true)
+        {
+            port.parked.push(index);
         }
     }
 

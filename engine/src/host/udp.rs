@@ -48,6 +48,11 @@ pub(crate) struct UdpMapping {
 }
 
 impl UdpMapping {
+    /// Marks it as ending; its socket, unless it ended before.
+    pub(crate) fn close(&mut self) -> Option<SocketId> {
+        (!std::mem::replace(&mut self.closing, true)).then_some(self.socket)
+    }
+
     /// Bytes of the largest packet that gets to the guest whole.
     fn mtu(&self, now: Instant, link: u16) -> u16 {
         match self.path_mtu {

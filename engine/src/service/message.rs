@@ -108,8 +108,13 @@ impl<'a> Request<'a> {
                 Some(Self::Dns { asker, query })
             }
             DHCP => match decode_dhcp(packet)? {
-                (port, mac, None, message) => Some(Self::Dhcp { port, mac, message }),
-                (.., Some(_), _) => None,
+                Reply::Dhcp {
+                    port,
+                    mac,
+                    to: None,
+                    message,
+                } => Some(Self::Dhcp { port, mac, message }),
+                _ => None,
             },
             _ => None,
         }
@@ -137,15 +142,7 @@ impl<'a> Reply<'a> {
                 let (asker, answer) = decode_dns(packet)?;
                 Some(Self::Dns { asker, answer })
             }
-            DHCP => {
-                let (port, mac, to, message) = decode_dhcp(packet)?;
-                Some(Self::Dhcp {
-                    port,
-                    mac,
-                    to,
-                    message,
-                })
-            }
+            DHCP => decode_dhcp(packet),
             _ => None,
         }
     }
@@ -205,7 +202,7 @@ fn encode_dhcp(
     packet.extend_from_slice(message);
 }
 
-fn decode_dhcp(packet: &[u8]) -> Option<(u16, [u8; 6], Option<Ipv4Addr>, &[u8])> {
+fn decode_dhcp(packet: &[u8]) -> Option<Reply<'_>> {
     let (&header, message) = packet.split_first_chunk::<DHCP_HEADER>()?;
     let [_, is_unicast, p0, p1, m0, m1, m2, m3, m4, m5, to @ ..] = header;
     let to = match (is_unicast, to) {
@@ -215,7 +212,12 @@ fn decode_dhcp(packet: &[u8]) -> Option<(u16, [u8; 6], Option<Ipv4Addr>, &[u8])>
     };
     let port = u16::from_be_bytes([p0, p1]);
     let mac = [m0, m1, m2, m3, m4, m5];
-    (message.len() <= usize::from(u16::MAX)).then_some((port, mac, to, message))
+    (message.len() <= usize::from(u16::MAX)).then_some(Reply::Dhcp {
+        port,
+        mac,
+        to,
+        message,
+    })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use rustix::event::{EventfdFlags, eventfd};
 use towpath::config::Network;
 use towpath::internals::Stop;
-use towpath::service::message::{Reply, Request};
+use towpath::service::message::{Asker, Reply, Request};
 use towpath_ring::buffer::{FilledPool, Slice};
 use towpath_ring::driver::{
     Adopted, BufferLevels, Completion, Driver, DriverCounters, Errno, ErrorOrigin,
@@ -448,18 +448,22 @@ impl<'a> FuzzDriver<'a> {
         let message = self.input.bytes(3000);
         let mut packet = Vec::new();
         if shape & 1 == 0 {
-            let guest = Ipv4Addr::new(10, 0, 2, 3).into();
-            let server = Ipv4Addr::new(10, 0, 2, 1).into();
-            Reply::Dns {
-                guest,
+            let asker = Asker {
+                port: 0,
+                mac: [2, 0, 0, 0, 0, 9],
+                guest: Ipv4Addr::new(10, 0, 2, 3).into(),
                 guest_port: 40_000,
-                server,
+                server: Ipv4Addr::new(10, 0, 2, 1).into(),
+            };
+            Reply::Dns {
+                asker,
                 answer: message,
             }
             .encode(&mut packet);
         } else {
             let to = (shape & 2 == 0).then(|| Ipv4Addr::new(10, 0, 2, 3 + shape % 4));
             Reply::Dhcp {
+                port: 0,
                 mac: [2, 0, 0, 0, 0, 9],
                 to,
                 message,

@@ -16,6 +16,7 @@ use towpath_stack::{Address, Instant};
 use crate::config::Limits;
 use crate::host::half_open::HalfOpen;
 use crate::link::{OnEnd, PortId};
+use crate::switch::flood::FloodLimit;
 
 pub(crate) use carrier::Carrier;
 
@@ -51,8 +52,6 @@ impl Quota {
 
 /// One guest, as this core knows it.
 pub(crate) struct Port {
-    /// What logs call it.
-    pub(crate) name: String,
     pub(crate) carrier: Carrier,
     pub(crate) features: LinkFeatures,
     /// Flows are spread over all cores.
@@ -61,6 +60,8 @@ pub(crate) struct Port {
     pub(crate) half_open: HalfOpen,
     /// TCP flows that have more to send than there is room for.
     pub(crate) parked: Vec<u32>,
+    /// What it sends to all ports.
+    pub(crate) flood: FloodLimit,
     /// Frames that found no room since the last flush.
     pub(crate) refused: u64,
     /// It is in the list of ports to flush.
@@ -80,13 +81,13 @@ pub(crate) struct Port {
 impl Port {
     pub(crate) fn new(carrier: Carrier, features: LinkFeatures, quota: Quota) -> Self {
         Self {
-            name: String::new(),
             carrier,
             features,
             wide: false,
             quota,
             half_open: HalfOpen::new(quota.tcp_pending),
             parked: Vec::new(),
+            flood: FloodLimit::default(),
             refused: 0,
             listed: false,
             taken_at: Instant::ZERO,

@@ -158,6 +158,27 @@ impl<D: Driver> Core<D> {
         self.linger(index);
     }
 
+    /// The guest is gone. What it was told that we have goes to the host's side, and then a reset, unless it
+    /// had said that this was all.
+    pub(crate) fn abandon_tcp(&mut self, index: u32) {
+        let Some(flow) = self.tcp.get_mut(index) else {
+            return;
+        };
+        if flow.marks.released || flow.marks.lingers {
+            return;
+        }
+        if !matches!(flow.host, HostSide::Open(_)) || flow.marks.host_broken {
+            return self.release(index, true);
+        }
+        flow.marks.abandoned = true;
+        flow.marks.lingers = true;
+        flow.deadline = Some(self.now + LINGER_PATIENCE);
+        let held = flow.download.clear();
+        self.held_bytes = self.held_bytes.saturating_sub(held);
+        self.tcp.unlist(index);
+        self.linger(index);
+    }
+
     /// Goes on to hand over what the host socket is owed.
     pub(super) fn linger(&mut self, index: u32) {
         let quiet = !self.has_peers();
@@ -173,7 +194,8 @@ impl<D: Driver> Core<D> {
             flow.flush_upload(&mut self.driver, socket, id.token(), quiet);
         }
         if flow.is_through() {
-            return self.release(index, false);
+            let cut_off = flow.marks.abandoned && !flow.marks.guest_finished;
+            return self.release(index, cut_off);
         }
         self.timers.arm(id, &mut flow.armed, flow.deadline);
     }

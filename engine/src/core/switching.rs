@@ -1,0 +1,189 @@
+//! Frames between guests, on the core whose port they come from and on that of the port they go to.
+//!
+//! The rules are the switch's (`crate::switch`); here they meet ports and lanes. Between ports of one core a
+//! frame stays in the buffer that it came in. To another core it goes over a lane, once for each core
+//! that has ports, whatever their number.
+
+use towpath_ring::buffer::{Parcel, Slice};
+use towpath_ring::driver::{Driver, LinkFeatures};
+use towpath_stack::parse::Packet;
+use towpath_stack::wire::offload::Offload;
+
+use super::{Core, LaneMessage};
+use crate::counters::Counter;
+use crate::link::PortId;
+use crate::switch::forward::{Blocked, Decision, forward};
+use crate::switch::stations::{Heard, Learned};
+use crate::switch::{Place, guard};
+
+/// A frame on its way to guests of another core.
+pub(crate) struct Switched {
+    pub(super) to: Target,
+    pub(super) offload: Offload,
+    /// From its ethernet header on.
+    pub(super) frame: Parcel,
+}
+
+/// Which of a core's ports a frame goes to.
+#[derive(Clone, Copy)]
+pub(super) enum Target {
+    One(PortId),
+    All,
+}
+
+/// A frame that is being decided about: its bytes from the ethernet header on, and what they say.
+pub(super) struct Passing<'a> {
+    pub(super) port: PortId,
+    pub(super) frame: &'a Slice,
+    pub(super) ethernet_at: usize,
+    pub(super) offload: &'a Offload,
+    pub(super) packet: &'a Packet<'a>,
+}
+
+impl Passing<'_> {
+    fn ethernet(&self) -> Slice {
+        self.frame.sub(self.ethernet_at..self.frame.len())
+    }
+}
+
+impl<D: Driver> Core<D> {
+    /// Decides about a frame of a guest and passes it on to other guests if it is for them. Returns whether
+    /// it is for us.
+    pub(super) fn switch(&mut self, passing: &Passing<'_>) -> bool {
+        let ethernet = &passing.packet.ethernet;
+        let place = Place {
+            core: self.id as u8,
+            port: passing.port,
+        };
+        let learned = self.stations.learn(self.now, ethernet.source, place);
+        if let Learned::Refused(_) = learned {
+            self.counters.bump(Counter::DroppedSpoofed);
+            return false;
+        }
+        if learned.is_news() {
+            let heard = Heard {
+                mac: ethernet.source,
+                place,
+            };
+            self.tell_others(&|| LaneMessage::Heard(heard));
+        }
+        let target = ethernet.target;
+        match forward(&self.stations, self.now, passing.port, target, self.isolate) {
+            Decision::ToUs => true,
+            Decision::ToUsAndFlood => {
+                self.flood(passing);
+                true
+            }
+            Decision::To(place) => {
+                if self.may_pass(passing) {
+                    self.pass_to(place, passing);
+                }
+                false
+            }
+            Decision::Flood => {
+                self.flood(passing);
+                false
+            }
+            Decision::Drop(why) => {
+                self.counters.bump(match why {
+                    Blocked::Isolated => Counter::DroppedIsolated,
+                    Blocked::Reserved | Blocked::SamePort | Blocked::Zero => {
+                        Counter::DroppedStation
+                    }
+                });
+                false
+            }
+        }
+    }
+
+    /// Sends a message to each of the other cores.
+    pub(super) fn tell_others(&mut self, message: &dyn Fn() -> LaneMessage) {
+        for core in 0..self.to_wake.len() {
+            if core != self.id {
+                self.hand_over(core, message());
+            }
+        }
+    }
+
+    /// Whether a guest may say this to others.
+    fn may_pass(&mut self, passing: &Passing<'_>) -> bool {
+        let verdict = guard::judge(passing.packet, &self.admission);
+        if verdict.is_err() {
+            self.counters.bump(Counter::DroppedTrespass);
+        }
+        verdict.is_ok()
+    }
+
+    fn pass_to(&mut self, place: Place, passing: &Passing<'_>) {
+        let frame = passing.ethernet();
+        let core = usize::from(place.core);
+        if core == self.id {
+            self.deliver(place.port, &frame, passing.offload);
+        } else {
+            let switched = Switched {
+                to: Target::One(place.port),
+                offload: *passing.offload,
+                frame: frame.into_parcel(),
+            };
+            self.hand_over(core, LaneMessage::Switched(Box::new(switched)));
+        }
+    }
+
+    fn flood(&mut self, passing: &Passing<'_>) {
+        if self.isolate || !self.may_pass(passing) {
+            return;
+        }
+        let frame = passing.ethernet();
+        let Some(port) = self.egress.ports.get_mut(passing.port) else {
+            return;
+        };
+        if !port.flood.permits(self.now, frame.len()) {
+            return self.counters.bump(Counter::DroppedFlood);
+        }
+        self.tell_others(&|| {
+            LaneMessage::Switched(Box::new(Switched {
+                to: Target::All,
+                offload: *passing.offload,
+                frame: Slice::from_vec(frame.to_vec()).into_parcel(),
+            }))
+        });
+        self.deliver_to_all(Some(passing.port), &frame, passing.offload);
+    }
+
+    /// A frame that another core passed on.
+    pub(super) fn on_switched(&mut self, switched: Switched) {
+        let frame = Slice::from(switched.frame);
+        match switched.to {
+            Target::One(port) => self.deliver(port, &frame, &switched.offload),
+            Target::All => self.deliver_to_all(None, &frame, &switched.offload),
+        }
+    }
+
+    fn deliver_to_all(&mut self, except: Option<PortId>, frame: &Slice, offload: &Offload) {
+        let ports: Vec<PortId> = self.egress.ports.iter().map(|(port, _)| port).collect();
+        for port in ports.into_iter().filter(|&port| Some(port) != except) {
+            self.deliver(port, frame, offload);
+        }
+    }
+
+    /// Sends a guest's frame out of another guest's port, in the form that its link takes.
+    fn deliver(&mut self, port: PortId, frame: &Slice, offload: &Offload) {
+        let Some(state) = self.egress.ports.get(port) else {
+            return self.counters.bump(Counter::DroppedStation);
+        };
+        if !state.carrier.has_room() {
+            return self.counters.bump(Counter::DroppedLinkFull);
+        }
+        if !takes(&state.features, frame.len(), offload) {
+            return self.counters.bump(Counter::DroppedTooLong);
+        }
+        self.egress
+            .pass(&mut self.driver, port, offload, frame.clone());
+        self.counters.bump(Counter::FramesSwitched);
+    }
+}
+
+/// Whether a link takes a frame as it is.
+fn takes(features: &LinkFeatures, len: usize, offload: &Offload) -> bool {
+    len <= features.frame_max && *offload == Offload::NONE
+}
