@@ -14,8 +14,8 @@ use towpath_ring::frames::stream::{FrameBounds, FrameReader, FrameWriter, Framin
 /// What may wait for a guest, and from where on flows wait themselves.
 const QUEUE_BYTES_MAX: usize = 4 << 20;
 const QUEUE_FRAMES_MAX: usize = 4096;
-const ROOM_BYTES: usize = 1 << 20;
-const ROOM_FRAMES: usize = 2048;
+const ROOM_BYTES: usize = 256 << 10;
+const ROOM_FRAMES: usize = 1024;
 
 /// The most that one receive of a stream takes.
 const RECEIVE_MAX: u32 = 256 << 10;
