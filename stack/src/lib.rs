@@ -16,6 +16,7 @@ pub mod fragment;
 pub mod neighbor;
 pub mod parse;
 pub mod quote;
+pub mod resegment;
 pub mod tcp;
 pub mod time;
 pub mod wire;
