@@ -8,6 +8,9 @@ use towpath_stack::wire::ethernet::MacAddress;
 
 use crate::ports::PortSet;
 
+pub use crate::service::names::HostName;
+pub use uuid::Uuid;
+
 /// Everything that the engine needs to know, apart from its links.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -32,6 +35,47 @@ pub struct EngineConfig {
     /// How long a guest may take none of the frames that wait for it, or may leave one half sent, before
     /// its link is closed.
     pub stall_timeout: Duration,
+    /// Addresses that are kept for certain guests.
+    pub leases: Vec<FixedLease>,
+}
+
+/// An address that one guest gets and no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixedLease {
+    /// Whose it is.
+    pub holder: Holder,
+    /// The address, one of those for guests.
+    pub address: Ipv4Addr,
+    /// What other guests may call it by.
+    pub name: Option<HostName>,
+}
+
+/// Who an address is kept for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Holder {
+    /// An interface.
+    Mac(MacAddress),
+    /// A guest that says its UUID, as those of vpnkit's protocol do.
+    Uuid(Uuid),
+}
+
+impl FixedLease {
+    /// The third address for the guest of `run` and `attach`, which has this MAC address.
+    pub fn of_guest(network: &Network, mac: MacAddress) -> Self {
+        Self {
+            holder: Holder::Mac(mac),
+            address: network.guest4(),
+            name: None,
+        }
+    }
+
+    /// The MAC address that the guest has.
+    pub fn mac(&self) -> MacAddress {
+        match self.holder {
+            Holder::Mac(mac) => mac,
+            Holder::Uuid(_) => Network::mac_of(self.address),
+        }
+    }
 }
 
 /// How long a guest's link may stand still unless told otherwise.
@@ -62,6 +106,13 @@ impl Network {
     pub const GATEWAY_MAC: MacAddress = MacAddress([0x02, 0x74, 0x6f, 0x77, 0x00, 0x01]);
     /// MAC address that `run` and `attach` give to the guest's interface.
     pub const GUEST_MAC: MacAddress = MacAddress([0x02, 0x74, 0x6f, 0x77, 0x00, 0x03]);
+
+    /// MAC address of a guest that is told which to take: locally administered, and as unique on the
+    /// segment as the guest's IPv4 address, which is in it.
+    pub fn mac_of(address: Ipv4Addr) -> MacAddress {
+        let [a, b, c, d] = address.octets();
+        MacAddress([0x02, 0x50, a, b, c, d])
+    }
 
     /// The `n`th address of the IPv4 subnet.
     pub fn nth4(&self, n: u32) -> Ipv4Addr {

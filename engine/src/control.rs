@@ -1,4 +1,5 @@
-//! The control thread: DNS and DHCP for guests, beside the data path.
+//! The control thread: DNS and DHCP for guests, and the door for those that come over links, beside the
+//! data path.
 //!
 //! One thread that is pinned nowhere runs a current-thread tokio runtime. Each core holds one end
 //! of a `SOCK_SEQPACKET` pair to it and speaks [`crate::service::message`] over that; a core never
@@ -23,11 +24,12 @@ use rustix::net::{
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::net::UnixListener;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
 use towpath_ring::driver::UnixAddress;
 
 use crate::config::EngineConfig;
+use crate::link::{self, Attacher, Listener};
 use crate::service::channel::{CoreSocket, Services, serve_core};
 use crate::service::counters::Counters;
 use crate::service::dhcp;
@@ -39,13 +41,14 @@ pub use crate::service::counters::{Counter, ServiceCounters};
 const STREAM_BACKLOG: i32 = 128;
 
 /// The running control thread; dropping it ends the thread.
-#[derive(Debug)]
 pub struct Control {
     thread: Option<JoinHandle<()>>,
     /// Dropped to end the thread.
     stop: Option<oneshot::Sender<()>>,
     dns_stream: UnixAddress,
-    counters: Arc<Counters>,
+    runtime: Handle,
+    services: Arc<Services>,
+    config: EngineConfig,
 }
 
 impl Control {
@@ -58,8 +61,12 @@ impl Control {
         let forwarder = Arc::new(Forwarder::new(&config.dns, Arc::clone(&counters)));
         let services = Arc::new(Services {
             forwarder: Arc::clone(&forwarder),
-            dhcp: Mutex::new(dhcp::Server::new(&config.network, Arc::clone(&counters))),
-            counters: Arc::clone(&counters),
+            dhcp: Mutex::new(dhcp::Server::new(
+                &config.network,
+                &config.leases,
+                Arc::clone(&counters),
+            )),
+            counters,
             origin: Instant::now(),
         });
         let (listener, dns_stream) = listen_for_streams()?;
@@ -73,6 +80,8 @@ impl Control {
             (UnixListener::from_std(listener)?, sockets, core_ends)
         };
 
+        let handle = runtime.handle().clone();
+        let shared = Arc::clone(&services);
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("towpath-control".into())
@@ -87,9 +96,29 @@ impl Control {
             thread: Some(thread),
             stop: Some(stop),
             dns_stream,
-            counters,
+            runtime: handle,
+            services: shared,
+            config: config.clone(),
         };
         Ok((control, core_ends))
+    }
+
+    /// Lets guests of `listeners` in, which `attacher` gives to cores, until the thread ends.
+    ///
+    /// The descriptor hangs up when no guest can come any more and all are gone: never, where something
+    /// listens.
+    ///
+    /// # Errors
+    ///
+    /// Descriptors can't be had; the listeners are closed then.
+    pub fn listen(&self, attacher: Attacher, listeners: Vec<Listener>) -> io::Result<OwnedFd> {
+        link::serve(
+            &self.runtime,
+            &self.config,
+            &self.services,
+            attacher,
+            listeners,
+        )
     }
 
     /// Where guests' DNS connections lead: a UNIX stream socket in the abstract namespace, open to
@@ -100,7 +129,7 @@ impl Control {
 
     /// What was served until now.
     pub fn counters(&self) -> ServiceCounters {
-        self.counters.snapshot()
+        self.services.counters.snapshot()
     }
 
     /// Ends the thread and waits for it; queries under way get no answer.
@@ -185,6 +214,7 @@ mod tests {
             faults: None,
             isolate: false,
             stall_timeout: crate::config::STALL_TIMEOUT,
+            leases: Vec::new(),
             network: Network {
                 subnet4: (Ipv4Addr::new(10, 0, 2, 0), 24),
                 subnet6: "fd00::".parse().unwrap(),
@@ -285,7 +315,7 @@ mod tests {
             else {
                 panic!("{packet:?}");
             };
-            let expected = Ipv4Addr::new(10, 0, 2, 4 + n as u8);
+            let expected = Ipv4Addr::new(10, 0, 2, 3 + n as u8);
             assert_eq!((port, target, to), (n as u16, mac, Some(expected)));
             assert_eq!(message[16..20], expected.octets());
         }

@@ -20,7 +20,7 @@ use crate::control::{Control, ServiceCounters};
 use crate::core::{Core, CoreSeed, Peers, Report};
 use crate::counters::{CoreCounters, Totals};
 use crate::host::sequence::SequenceSecret;
-use crate::link::Attacher;
+use crate::link::{Attacher, Listener};
 use crate::placement::{self, Threads};
 use crate::policy::admission::Admission;
 
@@ -223,6 +223,14 @@ impl Engine {
     /// What gives links to this engine while it runs.
     pub fn attacher(&self) -> Attacher {
         self.attacher.clone()
+    }
+
+    /// Lets guests of `listeners` in until the engine is stopped.
+    ///
+    /// The descriptor hangs up when no guest can come any more and all are gone: never, where something
+    /// listens.
+    pub fn listen(&self, listeners: Vec<Listener>) -> io::Result<OwnedFd> {
+        self.control.listen(self.attacher(), listeners)
     }
 
     /// All cores' counters as they are now.

@@ -16,7 +16,7 @@ use towpath_ring::lane::{LaneEnd, Lanes};
 use towpath_stack::Instant;
 use towpath_stack::flow::FlowKey;
 
-use crate::config::{HostLoopback, Limits, Network, STALL_TIMEOUT};
+use crate::config::{FixedLease, HostLoopback, Limits, Network, STALL_TIMEOUT};
 use crate::core::{Core, CoreSeed, LaneMessage, Peers, Report, table, timers, token};
 use crate::counters::{CoreCounters, Totals};
 use crate::engine::neighbors;
@@ -292,7 +292,12 @@ pub struct DhcpServer(dhcp::Server);
 impl DhcpServer {
     /// A server of a segment, without leases.
     pub fn new(network: &Network) -> Self {
-        Self(dhcp::Server::new(network, Arc::new(Counters::default())))
+        let fixed = [FixedLease::of_guest(network, Network::GUEST_MAC)];
+        Self(dhcp::Server::new(
+            network,
+            &fixed,
+            Arc::new(Counters::default()),
+        ))
     }
 
     /// Takes a message that came in a frame from `mac`; the answer and the address that it goes to,

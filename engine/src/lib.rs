@@ -16,6 +16,7 @@ pub mod doctor;
 pub mod engine;
 pub mod guest;
 pub(crate) mod host;
+pub(crate) mod inherited;
 #[doc(hidden)]
 pub mod internals;
 pub mod link;

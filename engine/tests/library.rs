@@ -35,6 +35,7 @@ fn config(cores: usize) -> EngineConfig {
         faults: None,
         isolate: false,
         stall_timeout: STALL_TIMEOUT,
+        leases: Vec::new(),
     }
 }
 

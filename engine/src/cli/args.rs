@@ -10,6 +10,8 @@ use towpath_ring::driver::faulty::FaultPlan;
 use towpath_stack::wire::ethernet::MacAddress;
 
 use super::value;
+use crate::config::FixedLease;
+use crate::link::LinkUrl;
 use crate::ports::PortSet;
 use crate::subnet;
 
@@ -23,6 +25,8 @@ Examples:
       towpath run --host-loopback 5432,8000-8010 bash
   Give a network to a container that exists and has none:
       towpath attach --pid \"$(podman inspect -f '{{.State.Pid}}' web)\"
+  Be the network of virtual machines:
+      towpath serve --listen qemu:///run/vm.sock
   Find out why something of this does not work here:
       towpath doctor
 
@@ -53,6 +57,37 @@ It runs until SIGTERM or SIGINT, until the process given by --pid has ended, unt
 gone or until --exit-fd hangs up; the interface and its routes go with it. The guest's
 /etc/resolv.conf is left alone: name the gateway (.1) in it.";
 
+const SERVE_EXAMPLES: &str = "\
+A URL says where guests come from and what they speak:
+  vpnkit:///PATH      a socket for vpnkit's protocol (version 22): hyperkit, vpnkit-tap-vsockd
+  qemu:///PATH        a socket for QEMU's stream protocol, which passt's users and libkrun speak too
+  vfkit:///PATH       a datagram socket, as vfkit and krunkit use it
+  bess:///PATH        a SOCK_SEQPACKET socket, each packet a frame
+  stdio:              standard input and output; stdio:proto=PROTOCOL with gvproxy (what gvforwarder
+                      speaks there, the default), vpnkit or qemu
+  fd:N,proto=PROTOCOL an inherited socket, connected or listening: vpnkit, gvproxy, qemu, vfkit, bess
+  vsock://CID:PORT    a vsock port, vpnkit's protocol; CID of this machine, or 'any'
+  tap:NAME            a TAP that exists, in the network namespace of towpath
+Socket files are for their owner alone (mode 0600) and go when towpath ends.
+
+Examples:
+  towpath serve --listen qemu:///run/vm.sock
+      qemu-system-x86_64 ... -device virtio-net-pci,netdev=n0 \\
+          -netdev stream,id=n0,server=off,addr.type=unix,addr.path=/run/vm.sock
+      krun_add_net_unixstream(ctx, \"/run/vm.sock\", -1, mac, features, 0)      (libkrun)
+  towpath serve --listen vfkit:///run/vm.sock --mtu 4000
+      vfkit ... --device virtio-net,unixSocketPath=/run/vm.sock,mac=5a:94:ef:e4:0c:ee
+  towpath serve --listen vpnkit:///run/vpnkit.sock --listen qemu:///run/vm.sock
+      hyperkit ... -s 2:0,virtio-vpnkit,path=/run/vpnkit.sock
+      in place of: vpnkit --ethernet /run/vpnkit.sock
+  towpath serve --listen qemu:///run/vm.sock --lease 52:54:00:12:34:56=10.144.97.10,web
+      a guest that the others reach as 'web'
+
+All guests are on one segment, unless --isolate. They get their addresses by DHCP or router
+advertisements; .1 is the gateway (ping, DNS), .2 the host (closed unless --host-loopback).
+It runs until SIGTERM or SIGINT, until --exit-fd hangs up, or, if it listens nowhere, until the last
+guest has left.";
+
 /// A network for containers and VMs made of ordinary host sockets: no root, no bridge, no iptables.
 #[derive(Debug, Parser)]
 #[command(name = "towpath", version, about, after_help = EXAMPLES, max_term_width = 100)]
@@ -73,6 +108,9 @@ pub(super) enum Command {
     /// Give a network to a namespace that exists
     #[command(after_help = ATTACH_EXAMPLES)]
     Attach(Box<Attach>),
+    /// Be the network of virtual machines that connect to sockets, all on one segment
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Box<Serve>),
     /// Check what a run needs on this machine, and say what to do where it is missing
     Doctor,
     /// Show what it does and how fast, with servers and a guest of its own
@@ -84,6 +122,9 @@ pub(super) struct Run {
     /// Name of the guest's interface
     #[arg(long, value_name = "NAME", default_value = "tap0", value_parser = value::interface_name)]
     pub(super) ifname: String,
+    /// MAC address of the guest's interface
+    #[arg(long, value_name = "ADDRESS", value_parser = value::mac, help_heading = "Network")]
+    pub(super) mac: Option<MacAddress>,
     /// Do without the offloads of the TAP, as where the kernel has none: slow, for tests
     #[arg(long, hide = true)]
     pub(super) plain_tap: bool,
@@ -121,9 +162,35 @@ pub(super) struct Attach {
     /// Name of the guest's interface; a TAP of this name that exists is taken
     #[arg(long, value_name = "NAME", default_value = "tap0", value_parser = value::interface_name)]
     pub(super) ifname: String,
+    /// MAC address of the guest's interface
+    #[arg(long, value_name = "ADDRESS", value_parser = value::mac, help_heading = "Network")]
+    pub(super) mac: Option<MacAddress>,
     /// Set no addresses and routes: the guest asks DHCP and listens to router advertisements itself
     #[arg(long)]
     pub(super) no_configure: bool,
+    #[command(flatten)]
+    pub(super) network: Network,
+    #[command(flatten)]
+    pub(super) supervision: Supervision,
+    #[command(flatten)]
+    pub(super) log: Log,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// Let guests in here (may be repeated); see below
+    #[arg(long, value_name = "URL", required = true)]
+    pub(super) listen: Vec<LinkUrl>,
+    /// Keep guests from each other
+    #[arg(long)]
+    pub(super) isolate: bool,
+    /// Keep an IPv4 address for the guest with this MAC address, or with the UUID that it says in
+    /// vpnkit's protocol; with a name, guests can look it up (may be repeated)
+    #[arg(long, value_name = "MAC|UUID=IPV4[,NAME]", value_parser = value::lease)]
+    pub(super) lease: Vec<FixedLease>,
+    /// How long a guest may take no frames, or leave one half sent, before it is closed
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = value::duration)]
+    pub(super) stall_timeout: Duration,
     #[command(flatten)]
     pub(super) network: Network,
     #[command(flatten)]
@@ -156,9 +223,6 @@ pub(super) struct Network {
     /// MTU of the guest's interface, 1280 to 65520 bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = value_parser!(u16).range(1280..=65520))]
     pub(super) mtu: u16,
-    /// MAC address of the guest's interface
-    #[arg(long, value_name = "ADDRESS", value_parser = value::mac)]
-    pub(super) mac: Option<MacAddress>,
     /// Let the guest reach these ports of the host's 127.0.0.1 and ::1, at .2 and ::2: a list as
     /// 5201,8000-8010; without one all ports
     #[arg(
@@ -334,6 +398,12 @@ mod tests {
             ("towpath attach", "--pid"),
             ("towpath attach --pid 1 --netns x", "cannot be used with"),
             ("towpath attach --pid 0", "0"),
+            ("towpath serve", "--listen"),
+            ("towpath serve --listen /run/vm.sock", "qemu:///run/vm.sock"),
+            (
+                "towpath serve --listen tap:t --lease x=10.0.0.3",
+                "MAC or UUID",
+            ),
             ("towpath nonsense", "nonsense"),
         ] {
             let error = parse(line).unwrap_err();
@@ -347,7 +417,7 @@ mod tests {
         assert!(help.contains("towpath run -- curl"), "{help}");
         assert!(!help.contains("__"), "{help}");
         let mut line = Line::command();
-        for name in ["run", "attach"] {
+        for name in ["run", "attach", "serve"] {
             let command = line.find_subcommand_mut(name).expect("it is there");
             let help = command.render_long_help().to_string();
             assert!(!help.contains("--fault"), "{help}");

@@ -30,13 +30,14 @@ pub(super) fn run(arguments: &args::Attach, mut supervision: Supervision) -> Res
         .transpose()
         .map_err(Failure::setup)?;
     let namespaces = open_namespaces(arguments).map_err(Failure::setup)?;
-    let config = settings::engine_config(&arguments.network)?;
+    let kept_for = arguments.mac.unwrap_or(Network::GUEST_MAC);
+    let config = settings::engine_config(&arguments.network, Some(kept_for))?;
     // A guest that configures itself may have its own idea of its address.
     let default_mac = (!arguments.no_configure).then_some(Network::GUEST_MAC);
     let options = GuestOptions {
         ifname: arguments.ifname.clone(),
         queues: config.cores,
-        mac: arguments.network.mac.or(default_mac),
+        mac: arguments.mac.or(default_mac),
         configure: !arguments.no_configure,
         plain: false,
         map_root: false,

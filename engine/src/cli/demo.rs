@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::supervise::raise_limits;
 use super::{args, logging, settings};
-use crate::config::{DnsUpstream, EngineConfig, HostLoopback, Limits, Network, STALL_TIMEOUT};
+use crate::config::{
+    DnsUpstream, EngineConfig, FixedLease, HostLoopback, Limits, Network, STALL_TIMEOUT,
+};
 use crate::demo::{cpu, guest as client, host};
 use crate::engine::Engine;
 use crate::guest::signals::{self, Signals};
@@ -97,6 +99,15 @@ pub(super) fn run(arguments: &args::Demo) -> Result<u8, Failure> {
 fn config(arguments: &args::Demo, servers: &host::Servers) -> Result<EngineConfig, Failure> {
     let occupied = Occupied::read().unwrap_or_default();
     let port = servers.tcp_port.to_string();
+    let network = Network {
+        subnet4: occupied.choose4().map_err(Failure::setup)?,
+        subnet6: occupied.choose6().map_err(Failure::setup)?,
+        mtu: arguments.mtu,
+        gateway_mac: Network::GATEWAY_MAC,
+        domain: None,
+        search: Vec::new(),
+        lease: settings::LEASE,
+    };
     Ok(EngineConfig {
         cores: arguments.cores,
         pin: settings::pins(arguments.cores, false, false),
@@ -104,15 +115,8 @@ fn config(arguments: &args::Demo, servers: &host::Servers) -> Result<EngineConfi
         faults: None,
         isolate: false,
         stall_timeout: STALL_TIMEOUT,
-        network: Network {
-            subnet4: occupied.choose4().map_err(Failure::setup)?,
-            subnet6: occupied.choose6().map_err(Failure::setup)?,
-            mtu: arguments.mtu,
-            gateway_mac: Network::GATEWAY_MAC,
-            domain: None,
-            search: Vec::new(),
-            lease: settings::LEASE,
-        },
+        leases: vec![FixedLease::of_guest(&network, Network::GUEST_MAC)],
+        network,
         host_loopback: HostLoopback::Open(port.parse().map_err(Failure::setup)?),
         dns: DnsUpstream::Servers(vec![servers.dns]),
         limits: Limits::default(),

@@ -6,6 +6,7 @@ mod attach;
 mod demo;
 mod logging;
 mod run;
+mod serve;
 mod settings;
 mod supervise;
 mod value;
@@ -41,6 +42,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 attach::run(arguments, supervision).map_err(ordinary)
             })
         }
+        Command::Serve(arguments) => match serve::check_descriptors(&arguments.listen) {
+            Ok(()) => supervised(&arguments.supervision, arguments.log, |supervision| {
+                serve::run(arguments, supervision).map_err(ordinary)
+            }),
+            Err(reason) => {
+                logging::failure(Some(arguments.log), &reason);
+                STATUS_USAGE
+            }
+        },
         Command::Doctor => doctor(),
         Command::Demo(arguments) => {
             logging::start(arguments.log);

@@ -21,11 +21,12 @@ pub(super) fn run(arguments: &args::Run, mut supervision: Supervision) -> Result
     let signals = Signals::block()
         .map_err(|error| Failure::setup(format!("signals can't be heard: {error}")))?;
     let _foreground = Foreground::remember();
-    let config = settings::engine_config(&arguments.network)?;
+    let mac = arguments.mac.unwrap_or(Network::GUEST_MAC);
+    let config = settings::engine_config(&arguments.network, Some(mac))?;
     let options = GuestOptions {
         ifname: arguments.ifname.clone(),
         queues: config.cores,
-        mac: Some(arguments.network.mac.unwrap_or(Network::GUEST_MAC)),
+        mac: Some(mac),
         configure: true,
         plain: arguments.plain_tap,
         map_root: arguments.map_root,

@@ -3,29 +3,40 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use towpath_stack::wire::ethernet::MacAddress;
+
 use super::args;
-use crate::config::{DnsUpstream, EngineConfig, HostLoopback, Limits, Network, STALL_TIMEOUT};
+use crate::config::{
+    DnsUpstream, EngineConfig, FixedLease, HostLoopback, Limits, Network, STALL_TIMEOUT,
+};
 use crate::guest::Failure;
 use crate::subnet::Occupied;
 
 /// How long a DHCP lease lasts.
 pub(super) const LEASE: Duration = Duration::from_secs(3600);
 
-/// Settings for these options, on the network where this process is.
-pub(super) fn engine_config(arguments: &args::Network) -> Result<EngineConfig, Failure> {
+/// Settings for these options, on the network where this process is. The first address is kept for
+/// `guest`, if there is one that has it set.
+pub(super) fn engine_config(
+    arguments: &args::Network,
+    guest: Option<MacAddress>,
+) -> Result<EngineConfig, Failure> {
     let occupied = Occupied::read().unwrap_or_else(|reason| {
         tracing::warn!("{reason}; the guest's subnet may hide a part of the host's network");
         Occupied::default()
     });
-    config_beside(arguments, &occupied).map_err(Failure::setup)
+    config_beside(arguments, guest, &occupied).map_err(Failure::setup)
 }
 
-fn config_beside(arguments: &args::Network, occupied: &Occupied) -> Result<EngineConfig, String> {
+fn config_beside(
+    arguments: &args::Network,
+    guest: Option<MacAddress>,
+    occupied: &Occupied,
+) -> Result<EngineConfig, String> {
     let args::Network {
         subnet: _,
         subnet6: _,
         mtu,
-        mac: _,
         host_loopback,
         dns,
         domain,
@@ -46,9 +57,10 @@ fn config_beside(arguments: &args::Network, occupied: &Occupied) -> Result<Engin
         search: search.clone(),
         lease: LEASE,
     };
-    if arguments.mac == Some(network.gateway_mac) {
+    if guest == Some(network.gateway_mac) {
         return Err("--mac names the gateway's own address: take another".to_owned());
     }
+    let guest = guest.map(|mac| FixedLease::of_guest(&network, mac));
     Ok(EngineConfig {
         cores: *cores,
         pin: pins(*cores, *pin, *no_pin),
@@ -65,6 +77,7 @@ fn config_beside(arguments: &args::Network, occupied: &Occupied) -> Result<Engin
         faults: *fault,
         isolate: false,
         stall_timeout: STALL_TIMEOUT,
+        leases: guest.into_iter().collect(),
     })
 }
 
@@ -138,7 +151,7 @@ mod tests {
         let line = format!("towpath run {options} x");
         let words = super::super::words(line.split_whitespace().map(OsString::from));
         match args::Line::try_parse_from(words).unwrap().command {
-            args::Command::Run(run) => config_beside(&run.network, occupied),
+            args::Command::Run(run) => config_beside(&run.network, run.mac, occupied),
             other => panic!("{other:?}"),
         }
     }

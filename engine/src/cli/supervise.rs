@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, OFlags};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, Resource};
+use rustix::process::Resource;
 
 use super::args;
+use crate::inherited;
 
 /// The descriptors and the file, checked.
 #[derive(Debug)]
@@ -84,7 +85,7 @@ impl Supervision {
 }
 
 fn check_open(option: &str, number: i32) -> Result<(), String> {
-    if fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_err() {
+    if !inherited::is_open(number) {
         return Err(format!(
             "{option} {number}: this file descriptor is not open; the caller must leave it open for \
              towpath (in a shell: towpath … {option} {number} {number}>FILE)"
@@ -118,10 +119,6 @@ fn take_exit(number: i32) -> Result<OwnedFd, String> {
 /// Makes a number that the caller gave a descriptor of ours, closed on exec: the command must hold
 /// neither, or the supervisor would not see their end.
 fn take_descriptor(option: &str, number: i32) -> Result<OwnedFd, String> {
-    let own = || {
-        let this = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
-        rustix::process::pidfd_getfd(&this, number, PidfdGetfdFlags::empty())
-    };
     let again = || {
         // Where pidfds are forbidden: opens a pipe once more, by its name in /proc.
         let flags = if option == "--ready-fd" {
@@ -132,12 +129,10 @@ fn take_descriptor(option: &str, number: i32) -> Result<OwnedFd, String> {
         let path = format!("/proc/self/fd/{number}");
         rustix::fs::open(path, flags | OFlags::CLOEXEC, rustix::fs::Mode::empty())
     };
-    let taken = own().or_else(|_| again());
+    let taken = inherited::duplicate(number).or_else(|_| again());
     let taken =
         taken.map_err(|error| format!("{option} {number}: can't be taken over: {error}"))?;
-    if number > 2 {
-        let _ = nix::unistd::close(number);
-    }
+    inherited::close(number);
     Ok(taken)
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use towpath_stack::wire::ethernet::MacAddress;
 
+use crate::config::{FixedLease, Holder, Uuid};
+
 /// The port of DNS.
 const DNS_PORT: u16 = 53;
 /// One core for each place of the table that spreads flows.
@@ -112,6 +114,30 @@ pub(super) fn mac(text: &str) -> Result<MacAddress, String> {
         return Err("is no address".to_owned());
     }
     Ok(MacAddress(bytes))
+}
+
+/// A fixed lease: `52:54:00:12:34:56=10.0.2.10`, or a UUID in front, or a name behind: `…=10.0.2.10,web`.
+pub(super) fn lease(text: &str) -> Result<FixedLease, String> {
+    let wrong = || {
+        "must be a MAC or UUID and an address: as 52:54:00:12:34:56=10.0.2.10 or \
+         52:54:00:12:34:56=10.0.2.10,web"
+            .to_owned()
+    };
+    let (holder, rest) = text.split_once('=').ok_or_else(wrong)?;
+    let (address, name) = match rest.split_once(',') {
+        Some((address, name)) => (address, Some(name.parse()?)),
+        None => (rest, None),
+    };
+    let holder = match holder.parse::<Uuid>() {
+        Ok(uuid) if !uuid.is_nil() => Holder::Uuid(uuid),
+        _ if holder.contains(':') => Holder::Mac(mac(holder)?),
+        _ => return Err(wrong()),
+    };
+    Ok(FixedLease {
+        holder,
+        address: address.parse().map_err(|_| wrong())?,
+        name,
+    })
 }
 
 /// The name of an interface, as the kernel takes it.
@@ -233,6 +259,33 @@ mod tests {
     }
 
     #[test]
+    fn leases() {
+        let named = lease("52:54:0:12:34:56=10.0.2.10,Web-1").unwrap();
+        assert_eq!(
+            named.holder,
+            Holder::Mac(MacAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56]))
+        );
+        assert_eq!(named.address.to_string(), "10.0.2.10");
+        assert_eq!(named.name.unwrap().as_str(), "web-1");
+        let uuid = "0d8ab0d5-3e3f-4f0a-9d6e-6f0f3f1f2f3f";
+        let unnamed = lease(&format!("{uuid}=10.0.2.11")).unwrap();
+        assert_eq!(unnamed.holder, Holder::Uuid(uuid.parse().unwrap()));
+        assert_eq!(unnamed.name, None);
+        for text in [
+            "",
+            "10.0.2.3",
+            "x=10.0.2.3",
+            "52:54:00:12:34:56=",
+            "52:54:00:12:34:56=10.0.2.3,",
+            "52:54:00:12:34:56=10.0.2.3,a.b",
+            "01:00:5e:00:00:01=10.0.2.3",
+            "00000000-0000-0000-0000-000000000000=10.0.2.3",
+        ] {
+            assert!(lease(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn names() {
         assert!(interface_name("tap0").is_ok());
         for text in ["", "lo", "a/b", "a b", "sixteen-bytes-xx", "tap%d", ".."] {
@@ -251,7 +304,7 @@ mod tests {
         #[test]
         fn any_text_is_answered(text in "\\PC{0,40}") {
             let _ = (cores(&text), dns_server(&text), size(&text), duration(&text));
-            let _ = (mac(&text), interface_name(&text), domain(&text), netns(&text));
+            let _ = (mac(&text), lease(&text), interface_name(&text), domain(&text), netns(&text));
         }
     }
 }

@@ -5,6 +5,15 @@
 //! *home* of the guest's port, which also has all of that guest's flows.
 
 mod attacher;
+mod listener;
+mod serve;
+mod socket;
+mod socket_file;
+mod stdio;
+mod url;
+mod uuids;
+mod vfkit;
+mod vpnkit;
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -13,8 +22,11 @@ use towpath_ring::frames::stream::Framing;
 use towpath_ring::frames::tap::TapQueue;
 
 pub use attacher::{AttachError, Attacher, PORTS_MAX};
+pub use listener::Listener;
+pub use url::{LinkUrl, Protocol};
 
 pub(crate) use attacher::{OnEnd, PortCommand};
+pub(crate) use serve::serve;
 
 /// What carries a guest's frames.
 #[derive(Debug)]
@@ -66,3 +78,6 @@ impl fmt::Display for Departure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant as Clock;
 
 use tokio::net::UnixDatagram;
@@ -45,6 +45,18 @@ pub(crate) struct Services {
     pub(crate) counters: Arc<Counters>,
     /// Where the DHCP server's time begins.
     pub(crate) origin: Clock,
+}
+
+impl Services {
+    /// The DHCP server's time.
+    pub(crate) fn now(&self) -> Instant {
+        Instant::ZERO + self.origin.elapsed()
+    }
+
+    /// The DHCP server, for this moment.
+    pub(crate) fn dhcp(&self) -> MutexGuard<'_, dhcp::Server> {
+        self.dhcp.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What all tasks of one core's socket share.
@@ -96,13 +108,9 @@ impl Channel {
     }
 
     fn on_dhcp(&self, port: u16, mac: [u8; 6], message: &[u8]) {
-        let now = Instant::ZERO + self.services.origin.elapsed();
-        let mut server = self
-            .services
-            .dhcp
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(dhcp::Answer { mac, to, message }) = server.on_message(now, mac, message) {
+        let now = self.services.now();
+        let answer = self.services.dhcp().on_message(now, mac, message);
+        if let Some(dhcp::Answer { mac, to, message }) = answer {
             self.reply(&Reply::Dhcp {
                 port,
                 mac,

@@ -53,11 +53,23 @@ pub enum Counter {
     RepliesDropped,
     /// Packets from cores that were no requests.
     RequestsMalformed,
+    /// Guests that came over links and were let in.
+    LinkGuests,
+    /// Guests that were let in and closed by the engine, or whose link failed.
+    LinkDismissed,
+    /// Guests closed at their hello: it was wrong, or what it asked for can't be had.
+    LinkHelloRefused,
+    /// Guests closed because their hello was not complete in time.
+    LinkHelloLate,
+    /// Guests closed at once because too many others had not said their hello yet.
+    LinkCrowded,
+    /// Guests closed because there were as many as the engine takes.
+    LinkRefused,
 }
 
 impl Counter {
     /// Every counter, in the order of declaration.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 29] = [
         Self::DnsQueries,
         Self::DnsAnswers,
         Self::DnsTcp,
@@ -81,6 +93,12 @@ impl Counter {
         Self::DhcpExhausted,
         Self::RepliesDropped,
         Self::RequestsMalformed,
+        Self::LinkGuests,
+        Self::LinkDismissed,
+        Self::LinkHelloRefused,
+        Self::LinkHelloLate,
+        Self::LinkCrowded,
+        Self::LinkRefused,
     ];
 
     /// What it counts, for people.
@@ -109,6 +127,12 @@ impl Counter {
             Self::DhcpExhausted => "DHCP clients without an address: none free",
             Self::RepliesDropped => "service replies dropped: the core was behind",
             Self::RequestsMalformed => "service requests that were none",
+            Self::LinkGuests => "guests that came over links",
+            Self::LinkDismissed => "guests dismissed, or with a link that failed",
+            Self::LinkHelloRefused => "guests closed at a wrong or refused hello",
+            Self::LinkHelloLate => "guests closed because their hello took too long",
+            Self::LinkCrowded => "guests closed: too many hellos under way",
+            Self::LinkRefused => "guests closed: no port for one more",
         }
     }
 }

@@ -8,5 +8,6 @@ pub(crate) mod counters;
 pub(crate) mod dhcp;
 pub(crate) mod dns;
 pub mod message;
+pub(crate) mod names;
 
 pub use counters::{Counter, ServiceCounters};

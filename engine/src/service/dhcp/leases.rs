@@ -5,6 +5,9 @@
 //! one else needs it. New clients get addresses that no one had, then the one that is free for the
 //! longest. The table is bounded: when all of its entries are in use, new clients get nothing.
 //!
+//! An address may be *held* for a hardware address: then that hardware gets it, whatever it calls itself,
+//! and nobody else does. Fixed leases are held, and the addresses that guests were told by other means.
+//!
 //! Invariant: a client has one entry at most, and `clients` leads from each entry's client to it.
 
 use std::collections::HashMap;
@@ -38,12 +41,11 @@ impl Client {
 }
 
 /// The addresses that may be given out, all from the third of the subnet to the last but the
-/// broadcast address. The third is kept for one hardware address.
+/// broadcast address.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pool {
     subnet: u32,
     mask: u32,
-    reserved_for: [u8; 6],
 }
 
 impl Pool {
@@ -52,11 +54,7 @@ impl Pool {
             .checked_shl(32 - u32::from(network.subnet4.1))
             .unwrap_or(0);
         let subnet = u32::from(network.subnet4.0) & mask;
-        Self {
-            subnet,
-            mask,
-            reserved_for: Network::GUEST_MAC.0,
-        }
+        Self { subnet, mask }
     }
 
     pub(super) fn mask(&self) -> Ipv4Addr {
@@ -73,8 +71,9 @@ impl Pool {
         u32::from(address) & self.mask == self.subnet && host != 0 && host != !self.mask
     }
 
-    fn reserved(&self) -> u32 {
-        self.subnet + 3
+    /// Whether a guest can have `address`.
+    pub(super) fn contains(&self, address: Ipv4Addr) -> bool {
+        self.range().contains(&address.into())
     }
 
     fn range(&self) -> RangeInclusive<u32> {
@@ -88,6 +87,9 @@ pub(super) struct Leases {
     pool: Pool,
     entries: HashMap<u32, Entry>,
     clients: HashMap<Client, u32>,
+    /// Held addresses, and whose they are; `holders` is the same from the other side.
+    held: HashMap<u32, [u8; 6]>,
+    holders: HashMap<[u8; 6], u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -106,7 +108,39 @@ impl Leases {
             pool,
             entries: HashMap::new(),
             clients: HashMap::new(),
+            held: HashMap::new(),
+            holders: HashMap::new(),
         }
+    }
+
+    /// Holds `address` for `hardware`, which must hold none; whether it could: it is an address for
+    /// guests, and free.
+    pub(super) fn hold(&mut self, now: Instant, hardware: [u8; 6], address: Ipv4Addr) -> bool {
+        let can = self.is_free(now, address.into()) && !self.holders.contains_key(&hardware);
+        if can {
+            self.held.insert(address.into(), hardware);
+            self.holders.insert(hardware, address.into());
+        }
+        can
+    }
+
+    /// Ends what `hardware` holds, and the lease of that address with it.
+    pub(super) fn let_go(&mut self, hardware: [u8; 6]) {
+        let Some(address) = self.holders.remove(&hardware) else {
+            return;
+        };
+        self.held.remove(&address);
+        if let Some(client) = self.entries.remove(&address).and_then(|entry| entry.client) {
+            self.clients.remove(&client);
+        }
+    }
+
+    /// An address that may be held: one that no one had, else the one that is free for the longest.
+    /// `None` too where no more can be held.
+    pub(super) fn find_free(&self, now: Instant) -> Option<Ipv4Addr> {
+        self.never_used()
+            .or_else(|| self.longest_free(|address| self.is_free(now, address)))
+            .map(Ipv4Addr::from)
     }
 
     /// An address for a client that asks for any, best the one that it had, else the one that it
@@ -119,16 +153,13 @@ impl Leases {
         wanted: Option<Ipv4Addr>,
     ) -> Option<Ipv4Addr> {
         let usable = |address: &u32| self.is_usable(now, client, hardware, *address);
-        let reserved = (hardware == self.pool.reserved_for)
-            .then(|| self.pool.reserved())
-            .filter(usable);
         let had = || self.clients.get(client).copied().filter(usable);
         let wanted = || wanted.map(u32::from).filter(usable);
-        reserved
+        self.due(now, client, hardware)
             .or_else(had)
             .or_else(wanted)
-            .or_else(|| self.never_used(hardware))
-            .or_else(|| self.longest_free(now, client, hardware))
+            .or_else(|| self.never_used())
+            .or_else(|| self.longest_free(|address| usable(&address)))
             .map(Ipv4Addr::from)
     }
 
@@ -141,6 +172,9 @@ impl Leases {
         address: Ipv4Addr,
     ) -> bool {
         let address = u32::from(address);
+        if let Some(due) = self.due(now, client, hardware) {
+            return due == address;
+        }
         // It has another, or has been offered another.
         let has_other = self.clients.get(client).is_some_and(|&had| {
             had != address
@@ -241,17 +275,23 @@ impl Leases {
         debug_assert!(self.entries.len() <= LEASES_MAX && self.clients.len() <= LEASES_MAX);
     }
 
+    /// The address that is held for `hardware`, unless it was declined.
+    fn due(&self, now: Instant, client: &Client, hardware: [u8; 6]) -> Option<u32> {
+        let held = self.holders.get(&hardware).copied();
+        held.filter(|&address| self.is_usable(now, client, hardware, address))
+    }
+
     /// Whether the client could be given `address` now.
     fn is_usable(&self, now: Instant, client: &Client, hardware: [u8; 6], address: u32) -> bool {
         if !self.is_open_to(hardware, address) {
             return false;
         }
-        // The reserved address is its hardware's, whatever identifier is in use there by now.
-        let is_reserved = address == self.pool.reserved();
+        // What is held is its hardware's, whatever identifier is in use there by now.
+        let is_held = self.held.contains_key(&address);
         match self.entries.get(&address) {
             Some(Entry {
                 client: Some(_), ..
-            }) if is_reserved => true,
+            }) if is_held => true,
             Some(entry) => entry.client.as_ref() == Some(client) || entry.until <= now,
             // A client that has an entry gives it up for the new one.
             None => self.entries.len() < LEASES_MAX || self.clients.contains_key(client),
@@ -260,23 +300,37 @@ impl Leases {
 
     fn is_open_to(&self, hardware: [u8; 6], address: u32) -> bool {
         self.pool.range().contains(&address)
-            && (address != self.pool.reserved() || hardware == self.pool.reserved_for)
+            && self
+                .held
+                .get(&address)
+                .is_none_or(|holder| *holder == hardware)
     }
 
-    /// The lowest address that no one had; at most the table's length is walked.
-    fn never_used(&self, hardware: [u8; 6]) -> Option<u32> {
-        if self.entries.len() >= LEASES_MAX {
+    /// Whether no one holds `address` and no one has it.
+    fn is_free(&self, now: Instant, address: u32) -> bool {
+        self.pool.range().contains(&address)
+            && self.held.len() < LEASES_MAX
+            && !self.held.contains_key(&address)
+            && self
+                .entries
+                .get(&address)
+                .is_none_or(|entry| entry.until <= now)
+    }
+
+    /// The lowest address that no one had or holds; at most twice the table's length is walked.
+    fn never_used(&self) -> Option<u32> {
+        if self.entries.len() >= LEASES_MAX || self.held.len() >= LEASES_MAX {
             return None;
         }
-        self.pool.range().find(|address| {
-            self.is_open_to(hardware, *address) && !self.entries.contains_key(address)
-        })
+        self.pool
+            .range()
+            .find(|address| !self.held.contains_key(address) && !self.entries.contains_key(address))
     }
 
-    fn longest_free(&self, now: Instant, client: &Client, hardware: [u8; 6]) -> Option<u32> {
+    fn longest_free(&self, is_free: impl Fn(u32) -> bool) -> Option<u32> {
         self.entries
             .iter()
-            .filter(|(address, _)| self.is_usable(now, client, hardware, **address))
+            .filter(|(address, _)| is_free(**address))
             .min_by_key(|(address, entry)| (entry.until, **address))
             .map(|(&address, _)| address)
     }
@@ -298,11 +352,9 @@ mod tests {
     fn leases(subnet: [u8; 4], prefix: u8) -> Leases {
         let subnet = u32::from_be_bytes(subnet);
         let mask = u32::MAX << (32 - prefix);
-        Leases::new(Pool {
-            subnet,
-            mask,
-            reserved_for: Network::GUEST_MAC.0,
-        })
+        let mut leases = Leases::new(Pool { subnet, mask });
+        assert!(leases.hold(at(0), Network::GUEST_MAC.0, Ipv4Addr::from(subnet + 3)));
+        leases
     }
 
     fn hardware(n: u16) -> [u8; 6] {
@@ -326,7 +378,7 @@ mod tests {
 
     #[test]
     fn expired_leases_are_reused_oldest_first() {
-        // .3 is reserved, .4 to .6 are open.
+        // .3 is held, .4 to .6 are open.
         let mut table = leases([10, 0, 2, 0], 29);
         for n in 0..3 {
             let address = lease(&mut table, at(u64::from(n)), n);

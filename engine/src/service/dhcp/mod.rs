@@ -19,12 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use towpath_stack::Instant;
+use towpath_stack::wire::ethernet::MacAddress;
 
 use self::leases::{Client, Leases, Pool};
 use self::message::{ClientMessage, Kind};
 use self::reply::{Offer, Writer};
 use super::counters::{Counter, Counters};
-use crate::config::Network;
+use crate::config::{FixedLease, Network};
 
 /// How long an offered address is kept for the client.
 const OFFER_TIME: Duration = Duration::from_secs(60);
@@ -56,16 +57,43 @@ pub(crate) struct Answer {
 }
 
 impl Server {
-    pub(crate) fn new(network: &Network, counters: Arc<Counters>) -> Self {
+    /// A server that keeps the addresses of `fixed` for their guests.
+    pub(crate) fn new(network: &Network, fixed: &[FixedLease], counters: Arc<Counters>) -> Self {
         let pool = Pool::of(network);
+        let mut leases = Leases::new(pool);
+        for lease in fixed {
+            if !leases.hold(Instant::ZERO, lease.mac().0, lease.address) {
+                tracing::warn!("{} can't be kept for a guest", lease.address);
+            }
+        }
         Self {
             gateway: network.gateway4(),
             lease: network.lease,
             pool,
-            leases: Leases::new(pool),
+            leases,
             writer: Writer::new(network),
             counters,
         }
+    }
+
+    /// Whether `address` is one that guests may have.
+    pub(crate) fn is_for_guests(&self, address: Ipv4Addr) -> bool {
+        self.pool.contains(address)
+    }
+
+    /// Keeps `address` for `mac`, which has none yet; whether it was free.
+    pub(crate) fn hold(&mut self, now: Instant, mac: MacAddress, address: Ipv4Addr) -> bool {
+        self.leases.hold(now, mac.0, address)
+    }
+
+    /// Gives back what is kept for `mac`.
+    pub(crate) fn let_go(&mut self, mac: MacAddress) {
+        self.leases.let_go(mac.0);
+    }
+
+    /// An address that may be held.
+    pub(crate) fn find_free(&self, now: Instant) -> Option<Ipv4Addr> {
+        self.leases.find_free(now)
     }
 
     /// Takes one message that came at `now` in a frame from `mac`; the answer, if it gets one.

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use towpath_stack::Instant;
 
 use super::{Answer, Server};
-use crate::config::Network;
+use crate::config::{FixedLease, Network};
 use crate::service::counters::{Counter, Counters};
 
 const MAC: [u8; 6] = [2, 1, 1, 1, 1, 1];
@@ -41,7 +41,13 @@ fn network(prefix: u8) -> Network {
 }
 
 fn server(prefix: u8) -> Server {
-    Server::new(&network(prefix), Arc::new(Counters::default()))
+    server_of(&network(prefix))
+}
+
+/// With the first address kept for the guest of `run`.
+fn server_of(network: &Network) -> Server {
+    let fixed = FixedLease::of_guest(network, Network::GUEST_MAC);
+    Server::new(network, &[fixed], Arc::new(Counters::default()))
 }
 
 fn count(server: &Server, counter: Counter) -> u64 {
@@ -252,6 +258,47 @@ fn the_first_address_is_kept_for_its_hardware_address() {
         ip(3),
         "by hardware alone"
     );
+}
+
+#[test]
+fn a_kept_address_is_the_only_one_for_its_holder() {
+    let mut server = server(29);
+    let mac = Network::mac_of(ip(5));
+    assert_eq!(lease(&mut server, 0, OTHER), Some(ip(4)));
+    assert!(!server.hold(at(0), mac, ip(4)), "another's lease");
+    assert!(!server.hold(at(0), mac, ip(3)), "kept for another");
+    assert!(!server.hold(at(0), mac, ip(2)), "not for guests");
+    assert_eq!(server.find_free(at(0)), Some(ip(5)));
+    assert!(server.hold(at(0), mac, ip(5)));
+    assert!(!server.hold(at(0), mac, ip(6)), "one is enough");
+
+    assert_eq!(
+        kind(&ask(&mut server, 0, &reboot(mac.0, ip(6)))),
+        Some(MessageType::Nak)
+    );
+    assert_eq!(
+        kind(&ask(&mut server, 0, &reboot(MAC, ip(5)))),
+        Some(MessageType::Nak)
+    );
+    let id = [DhcpOption::ClientIdentifier(vec![255, 1, 2, 3])];
+    let (offer, _) = ask(
+        &mut server,
+        0,
+        &with(message(MessageType::Discover, mac.0), &id),
+    )
+    .unwrap();
+    assert_eq!(offer.yiaddr(), ip(5), "whatever it calls itself");
+    assert_eq!(lease(&mut server, 0, mac.0), Some(ip(5)));
+    assert_eq!(lease(&mut server, 0, MAC), Some(ip(6)));
+    assert_eq!(server.find_free(at(0)), None);
+
+    server.let_go(mac);
+    assert_eq!(
+        server.find_free(at(0)),
+        Some(ip(5)),
+        "its lease is over too"
+    );
+    assert_eq!(lease(&mut server, 0, [2, 9, 9, 9, 9, 9]), Some(ip(5)));
 }
 
 #[test]
@@ -523,7 +570,7 @@ fn a_long_search_list_is_left_out_for_small_clients() {
     network.search = (0..20)
         .map(|n| format!("a-rather-long-name-{n}.of-some-zone-{n}.example"))
         .collect();
-    let mut server = Server::new(&network, Arc::new(Counters::default()));
+    let mut server = server_of(&network);
     let discover = message(MessageType::Discover, MAC);
     let answer = ask_raw(&mut server, at(0), &discover).unwrap();
     assert!(answer.message.len() <= 548);
