@@ -409,15 +409,16 @@ impl Egress {
         self.write(driver, port, header, &Offload::NONE, payload.as_slice());
     }
 
-    /// A frame of another guest, from its ethernet header on.
+    /// A frame of another guest: a header that was changed, if any, and the rest of it.
     pub(crate) fn pass<D: Driver>(
         &mut self,
         driver: &mut D,
         port: PortId,
         offload: &Offload,
-        frame: Slice,
+        header: &[u8],
+        rest: Slice,
     ) {
-        self.write(driver, port, &[], offload, &[frame]);
+        self.write(driver, port, header, offload, &[rest]);
     }
 
     fn write<D: Driver>(

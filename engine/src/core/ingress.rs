@@ -9,7 +9,10 @@ use towpath_stack::build::{IcmpError, may_report, may_report_between};
 use towpath_stack::flow::{self, FlowKey, Protocol};
 use towpath_stack::fragment::{Datagram, Outcome};
 use towpath_stack::neighbor::Answer;
-use towpath_stack::parse::{self, Body, Content, Ethernet, Fragment, IpPacket, Transport};
+use towpath_stack::parse::{
+    self, Body, Content, Drop as ParseDrop, Ethernet, Fragment, IpPacket, Packet, Transport,
+};
+use towpath_stack::resegment;
 use towpath_stack::tcp::segment::{Ecn, Segment};
 use towpath_stack::wire::ethernet::{self, MacAddress};
 use towpath_stack::wire::icmpv4::{self, Echo};
@@ -88,6 +91,19 @@ pub(super) fn flow_key(
     }
 }
 
+/// Parses a frame. If its checksum does not hold that may be because a guest left it to a network card, and
+/// what carried the frame here (libkrun) dropped the header that says so.
+fn understood(ethernet: &[u8], offload: Offload) -> Result<(Packet<'_>, Offload), ParseDrop> {
+    match parse::parse(ethernet, &offload) {
+        Ok(packet) => Ok((packet, offload)),
+        Err(reason @ ParseDrop::BadTransportChecksum) if offload == Offload::NONE => {
+            let offload = resegment::unmarked(ethernet).ok_or(reason)?;
+            Ok((parse::parse(ethernet, &offload)?, offload))
+        }
+        Err(reason) => Err(reason),
+    }
+}
+
 impl<D: Driver> Core<D> {
     /// One frame as the link of `port` gave it. `may_move` is false for frames that came over a lane: a
     /// frame moves once.
@@ -113,8 +129,8 @@ impl<D: Driver> Core<D> {
         } else {
             (Offload::NONE, bytes)
         };
-        let packet = match parse::parse(ethernet, &offload) {
-            Ok(packet) => packet,
+        let (packet, offload) = match understood(ethernet, offload) {
+            Ok(understood) => understood,
             Err(reason) => return self.counters.parse_drop(reason),
         };
         let Ethernet {

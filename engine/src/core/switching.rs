@@ -6,7 +6,9 @@
 
 use towpath_ring::buffer::{Parcel, Slice};
 use towpath_ring::driver::{Driver, LinkFeatures};
-use towpath_stack::parse::Packet;
+use towpath_stack::parse::{self, Packet};
+use towpath_stack::resegment::{self, Abilities, Plan};
+use towpath_stack::wire::ethernet;
 use towpath_stack::wire::offload::Offload;
 
 use super::{Core, LaneMessage};
@@ -174,16 +176,43 @@ impl<D: Driver> Core<D> {
         if !state.carrier.has_room() {
             return self.counters.bump(Counter::DroppedLinkFull);
         }
-        if !takes(&state.features, frame.len(), offload) {
-            return self.counters.bump(Counter::DroppedTooLong);
-        }
-        self.egress
-            .pass(&mut self.driver, port, offload, frame.clone());
         self.counters.bump(Counter::FramesSwitched);
+        let frame_max = ethernet::HEADER_LEN + usize::from(self.egress.mtu());
+        if *offload == Offload::NONE && frame.len() <= frame_max {
+            let frame = frame.clone();
+            return self
+                .egress
+                .pass(&mut self.driver, port, offload, &[], frame);
+        }
+        let abilities = abilities(&state.features, self.egress.mtu());
+        let packet = parse::parse(frame, offload);
+        let plan = packet.map(|packet| resegment::plan(&packet, offload, &abilities));
+        match plan {
+            Ok(Ok(Plan::AsIs(offload))) => {
+                let frame = frame.clone();
+                self.egress
+                    .pass(&mut self.driver, port, &offload, &[], frame);
+            }
+            Ok(Ok(Plan::Pieces(mut pieces))) => {
+                let mut headers = [0; resegment::HEADERS_MAX];
+                while let Some((len, payload)) = pieces.next(&mut headers) {
+                    let (headers, payload) = (&headers[..len], frame.sub(payload));
+                    self.egress
+                        .pass(&mut self.driver, port, &Offload::NONE, headers, payload);
+                }
+            }
+            Ok(Err(_)) | Err(_) => self.counters.bump(Counter::DroppedTooLong),
+        }
     }
 }
 
-/// Whether a link takes a frame as it is.
-fn takes(features: &LinkFeatures, len: usize, offload: &Offload) -> bool {
-    len <= features.frame_max && *offload == Offload::NONE
+/// What a link takes from other guests.
+fn abilities(features: &LinkFeatures, mtu: u16) -> Abilities {
+    Abilities {
+        tso4: features.tso4,
+        tso6: features.tso6,
+        uso: features.uso,
+        checksum: features.checksum,
+        mtu,
+    }
 }

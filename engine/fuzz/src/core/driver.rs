@@ -626,7 +626,7 @@ impl Driver for FuzzDriver<'_> {
     fn send_packets(&mut self, id: SocketId, packets: &[&[Slice]], token: Token) {
         self.socket(id);
         let result = Ok(packets.len() as u32);
-        self.due.push(Completion::Sent { token, result });
+        self.due.push_back(Completion::Sent { token, result });
     }
 
     fn receive_from(&mut self, id: SocketId, token: Token) {

@@ -4,16 +4,16 @@
 //! queue, flows that have more to send wait until there is [room](Carrier::has_room) in it, and what
 //! can't wait (a datagram, an answer) is dropped when it is full, and counted.
 
-use std::collections::VecDeque;
-
-use smallvec::SmallVec;
 use towpath_ring::buffer::Slice;
-use towpath_ring::driver::{Driver, LinkId, SendMode, SocketId, Token};
+use towpath_ring::driver::{Driver, LinkId, PACKETS_MAX, SendMode, SocketId, Token};
+use towpath_ring::frames::packets::PacketWriter;
 use towpath_ring::frames::stream::{FrameBounds, FrameReader, FrameWriter, Framing, FramingError};
 
 /// What may wait for a guest, and from where on flows wait themselves.
-const QUEUE_BYTES_MAX: usize = 4 << 20;
-const QUEUE_FRAMES_MAX: usize = 4096;
+const QUEUE: FrameBounds = FrameBounds {
+    bytes: 4 << 20,
+    frames: 4096,
+};
 const ROOM_BYTES: usize = 256 << 10;
 const ROOM_FRAMES: usize = 1024;
 
@@ -47,22 +47,17 @@ pub(crate) struct Stream {
 /// A socket of which each packet is a frame.
 pub(crate) struct Packets {
     pub(crate) socket: SocketId,
-    queue: VecDeque<SmallVec<[Slice; 4]>>,
-    bytes: usize,
+    writer: PacketWriter,
     sending: bool,
 }
 
 impl Carrier {
     pub(crate) fn stream(socket: SocketId, framing: Framing, frame_max: usize) -> Self {
-        let bounds = FrameBounds {
-            bytes: QUEUE_BYTES_MAX,
-            frames: QUEUE_FRAMES_MAX,
-        };
         Self::Stream(Stream {
             socket,
             reader: FrameReader::new(framing, frame_max),
             brought: 0,
-            writer: FrameWriter::new(framing, bounds),
+            writer: FrameWriter::new(framing, QUEUE),
             sending: None,
             full: false,
         })
@@ -71,8 +66,7 @@ impl Carrier {
     pub(crate) fn packets(socket: SocketId) -> Self {
         Self::Packets(Packets {
             socket,
-            queue: VecDeque::new(),
-            bytes: 0,
+            writer: PacketWriter::new(QUEUE),
             sending: false,
         })
     }
@@ -110,7 +104,7 @@ impl Carrier {
                 true
             }
             Self::Stream(stream) => stream.writer.push(header, payload),
-            Self::Packets(packets) => packets.push(header, payload),
+            Self::Packets(packets) => packets.writer.push(header, payload),
         }
     }
 
@@ -119,7 +113,10 @@ impl Carrier {
         let (bytes, frames) = match self {
             Self::Tap(_) => return true,
             Self::Stream(stream) => (stream.writer.queued_bytes(), stream.writer.queued_frames()),
-            Self::Packets(packets) => (packets.bytes, packets.queue.len()),
+            Self::Packets(packets) => (
+                packets.writer.queued_bytes(),
+                packets.writer.queued_frames(),
+            ),
         };
         bytes < ROOM_BYTES && frames < ROOM_FRAMES
     }
@@ -133,7 +130,7 @@ impl Carrier {
         match self {
             Self::Tap(_) => false,
             Self::Stream(stream) => !stream.writer.is_empty(),
-            Self::Packets(packets) => !packets.queue.is_empty(),
+            Self::Packets(packets) => !packets.writer.is_empty(),
         }
     }
 
@@ -200,36 +197,17 @@ impl Stream {
 }
 
 impl Packets {
-    fn push(&mut self, header: &[u8], payload: &[Slice]) -> bool {
-        let bytes = header.len() + payload.iter().map(Slice::len).sum::<usize>();
-        if self.queue.len() >= QUEUE_FRAMES_MAX || self.bytes + bytes > QUEUE_BYTES_MAX {
-            return false;
-        }
-        let mut packet = SmallVec::new();
-        if !header.is_empty() {
-            packet.push(Slice::from_vec(header.to_vec()));
-        }
-        packet.extend(payload.iter().cloned());
-        self.queue.push_back(packet);
-        self.bytes += bytes;
-        true
-    }
-
     fn flush<D: Driver>(&mut self, driver: &mut D, token: Token) {
-        if self.sending || self.queue.is_empty() {
+        if self.sending || self.writer.is_empty() {
             return;
         }
-        if let Some(packet) = self.queue.front() {
-            driver.send(self.socket, packet, SendMode::WhenWritable, token);
-            self.sending = true;
-        }
+        let mut room = [&[][..]; PACKETS_MAX];
+        driver.send_packets(self.socket, self.writer.batch(&mut room), token);
+        self.sending = true;
     }
 
     fn sent(&mut self, taken: u32) {
         self.sending = false;
-        let taken = taken.min(1);
-        for packet in self.queue.drain(..(taken as usize).min(self.queue.len())) {
-            self.bytes -= packet.iter().map(Slice::len).sum::<usize>();
-        }
+        self.writer.advance(taken as usize);
     }
 }
