@@ -21,10 +21,6 @@ const ROOM_FRAMES: usize = 1024;
 const RECEIVE_MAX: u32 = 256 << 10;
 
 /// What carries a guest's frames.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a port is on the heap, whatever carries it"
-)]
 pub(crate) enum Carrier {
     Tap(LinkId),
     Stream(Stream),
