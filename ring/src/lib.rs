@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`buffer`] | per-core pools and reference-counted slices of their buffers |
 //! | [`driver`] | the [`Driver`] trait and its io_uring implementation [`Uring`] |
-//! | [`frames`] | how frames are read and written: TAP queues, byte streams |
+//! | [`frames`] | how frames are read and written: TAP queues, byte streams, packets |
 //! | [`lane`] | bounded queues from every core to every other |
 
 pub mod buffer;
@@ -22,6 +22,8 @@ pub use driver::{
     UnixAddress, Waker, WriteStats,
     uring::{Features, Uring, UringConfig, probe},
 };
-pub use frames::stream::{FrameBounds, FrameReader, FrameWriter, Framing, FramingError};
+pub use frames::FrameBounds;
+pub use frames::packets::PacketWriter;
+pub use frames::stream::{FrameReader, FrameWriter, Framing, FramingError};
 pub use frames::tap::{Tap, TapError, TapOptions, TapQueue};
 pub use lane::{LaneEnd, Lanes};

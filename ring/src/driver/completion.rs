@@ -32,11 +32,11 @@ pub enum Completion {
         /// What came of it.
         result: Result<(), Errno>,
     },
-    /// `send` is done.
+    /// `send` or `send_packets` is done.
     Sent {
         /// Of the send.
         token: Token,
-        /// How many bytes were taken; 0 if there was no room and the mode was
+        /// How many bytes (or packets) were taken; 0 if there was no room and the mode was
         /// [`SendMode::Now`](super::SendMode::Now).
         result: Result<u32, Errno>,
     },

@@ -4,7 +4,8 @@
 //! by the methods below and go to the kernel together in the next [`Driver::wait`], which is also the
 //! one place where completions appear and time moves. No method waits except `wait`.
 //!
-//! What the caller owes: at most one `send`, one `receive` and one `connect` outstanding per socket;
+//! What the caller owes: at most one `send` (or `send_packets`), one `receive` and one `connect` outstanding
+//! per socket;
 //! a second one fails with `EALREADY`. An operation on a socket that was closed fails with `EBADF`.
 //! Both come as ordinary completions. Tokens mean nothing to the driver.
 
@@ -37,6 +38,8 @@ pub const FRAME_SLICES_MAX: usize = 32;
 /// How many slices one [`Driver::send`] takes; what is behind them is not sent. Enough for 64 frames of
 /// a header and two parts of payload.
 pub const SEND_SLICES_MAX: usize = 192;
+/// How many packets one [`Driver::send_packets`] takes; what is behind them is not sent.
+pub const PACKETS_MAX: usize = 32;
 
 /// What a core needs of the machine. See the module.
 pub trait Driver {
@@ -123,6 +126,14 @@ pub trait Driver {
     /// Sends one packet on a connected seqpacket or datagram socket. Never waits. Only failure is
     /// told: [`Completion::SendFailed`].
     fn send_packet(&mut self, socket: SocketId, payload: &[Slice], token: Token);
+
+    /// Sends the first [`PACKETS_MAX`] packets in order on a connected seqpacket or datagram socket, each of
+    /// one or more slices, at most [`SEND_SLICES_MAX`], which are held until the completion. Waits until
+    /// there is room for one. Ends in [`Completion::Sent`] with the number of packets that were taken, fewer
+    /// than given if there was no more room or the one behind them failed; `Err` if the first failed.
+    ///
+    /// A datagram socket whose peer is gone says so here alone: `ECONNREFUSED`, and then `ENOTCONN`.
+    fn send_packets(&mut self, socket: SocketId, packets: &[&[Slice]], token: Token);
 
     /// Receives datagrams until [`Completion::DatagramEnd`].
     fn receive_from(&mut self, socket: SocketId, token: Token);

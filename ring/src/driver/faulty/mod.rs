@@ -12,6 +12,9 @@
 //! to memory of its own, because it would keep a pooled buffer from the kernel, and stands in a bounded
 //! line (`line`); what does not fit is lost and counted. `wait` wakes for the line as well as for the caller.
 //!
+//! Links that are sockets stay as they are: what goes over those are bytes and packets, to be framed and
+//! counted by who uses them.
+//!
 //! A frame is what the link takes as one. On a link with offloads that may be a super-frame of 64 KiB,
 //! and then all of it is lost, late or doubled: 1 % of loss is one of a hundred super-frames, not one of
 //! a hundred segments. Damage makes an ordinary frame of it first (`wire`).
@@ -185,6 +188,10 @@ impl<D: Driver> Driver for Faulty<D> {
 
     fn send_packet(&mut self, socket: SocketId, payload: &[Slice], token: Token) {
         self.driver.send_packet(socket, payload, token);
+    }
+
+    fn send_packets(&mut self, socket: SocketId, packets: &[&[Slice]], token: Token) {
+        self.driver.send_packets(socket, packets, token);
     }
 
     fn receive_from(&mut self, socket: SocketId, token: Token) {

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use super::host::{Answer, SimDatagram};
-use super::socket::{Connect, Receive, Send, Socket, reaches};
+use super::socket::{Chain, Connect, Receive, Send, Socket, reaches};
 use super::{DATAGRAM_MAX, Due, LINK, Operation, SimDriver};
 use crate::buffer::Slice;
 use crate::driver::{
     Adopted, BufferLevels, Completion, Driver, DriverCounters, Errno, FRAME_HEADER_MAX,
-    FRAME_SLICES_MAX, Keepalive, LinkFeatures, LinkId, ReceiveEnd, Remote, SEND_SLICES_MAX,
-    SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
+    FRAME_SLICES_MAX, Keepalive, LinkFeatures, LinkId, PACKETS_MAX, ReceiveEnd, Remote,
+    SEND_SLICES_MAX, SendMode, SocketError, SocketId, SocketKind, Token, Waker, WriteStats,
 };
 
 impl SimDriver {
@@ -257,14 +257,49 @@ impl Driver for SimDriver {
 
     fn send_packet(&mut self, id: SocketId, payload: &[Slice], token: Token) {
         self.held.extend_from_slice(payload);
-        if !self.sockets.contains_key(&id.raw()) {
+        let sent = match self.sockets.get(&id.raw()) {
+            None => Err(Errno::BADF),
+            Some(socket) => socket
+                .packets
+                .as_ref()
+                .map_or(Ok(()), |packets| packets.core_send(payload)),
+        };
+        if let Err(errno) = sent {
             let failed = Completion::SendFailed {
                 token,
-                errno: Errno::BADF,
+                errno,
                 to: None,
                 payload: payload.first().cloned().unwrap_or_default(),
             };
             self.complete(vec![failed]);
+        }
+    }
+
+    fn send_packets(&mut self, id: SocketId, packets: &[&[Slice]], token: Token) {
+        let raw = id.raw();
+        let mut packets = &packets[..packets.len().min(PACKETS_MAX)];
+        let refused = match self.sockets.get(&raw) {
+            None => Some(Errno::BADF),
+            Some(socket) if socket.chain.is_some() || socket.unheard.send => Some(Errno::ALREADY),
+            Some(_) if packets.iter().any(|packet| packet.len() > SEND_SLICES_MAX) => {
+                Some(Errno::MSGSIZE)
+            }
+            Some(socket) if socket.packets.is_none() => Some(Errno::NOTCONN),
+            Some(_) => None,
+        };
+        if let Some(errno) = refused {
+            let result = Err(errno);
+            return self.complete(vec![Completion::Sent { token, result }]);
+        }
+        if packets.len() > 1 && self.random.chance(self.config.faults.short_send) {
+            let some = self.random.between(1, packets.len() as u64 - 1);
+            packets = &packets[..some as usize];
+        }
+        if let Some(socket) = self.sockets.get_mut(&raw) {
+            let packets = packets.iter().map(|packet| packet.to_vec()).collect();
+            socket.chain = Some(Chain { token, packets });
+            self.waiting.insert(raw);
+            self.progress_chain(raw);
         }
     }
 
@@ -302,6 +337,7 @@ impl Driver for SimDriver {
             return;
         };
         self.waiting.remove(&raw);
+        self.packet_sockets.remove(&raw);
         let mut ended = Vec::new();
         if let Some(Connect { token, .. }) = socket.connect {
             let result = Err(Errno::CANCELED);
@@ -309,6 +345,11 @@ impl Driver for SimDriver {
         }
         if let Some(Send { token, payload }) = socket.send {
             self.held.extend(payload);
+            let result = Err(Errno::CANCELED);
+            ended.push(Completion::Sent { token, result });
+        }
+        if let Some(Chain { token, packets }) = socket.chain {
+            self.held.extend(packets.into_iter().flatten());
             let result = Err(Errno::CANCELED);
             ended.push(Completion::Sent { token, result });
         }
@@ -325,6 +366,9 @@ impl Driver for SimDriver {
         }
         if let Some(stream) = socket.stream {
             stream.core_close(reset);
+        }
+        if let Some(packets) = socket.packets {
+            packets.core_close();
         }
     }
 

@@ -23,6 +23,7 @@
 //! | `progress.rs` | what happens by itself, and how a wait ends |
 //! | `socket.rs` | one socket: what is outstanding, what came |
 //! | `stream.rs` | a connection between a core's socket and its peer |
+//! | `packets.rs` | packets between a core's socket and its peer |
 //! | `host.rs` | who answers a connect; datagrams that left |
 //! | `link.rs` | a link that loses, doubles, reorders, delays, damages and cuts |
 //! | `random.rs` | numbers from a seed |
@@ -30,6 +31,7 @@
 mod contract;
 mod host;
 mod link;
+mod packets;
 mod progress;
 mod random;
 mod socket;
@@ -42,6 +44,7 @@ use std::rc::Rc;
 
 pub use host::{Answer, SimDatagram, SimHost};
 pub use link::{LinkCounts, LinkFaults, SimLink};
+pub use packets::SimPackets;
 pub use random::Random;
 pub use stream::{Got, SimStream};
 
@@ -50,6 +53,7 @@ use super::{
     Waker, WriteStats,
 };
 use crate::buffer::{FilledPool, Slice};
+use packets::Packets;
 use socket::{Arrival, Socket};
 use stream::Stream;
 
@@ -57,6 +61,8 @@ use stream::Stream;
 const LINK: LinkId = LinkId(0);
 /// The largest datagram payload (UDP over IPv4).
 const DATAGRAM_MAX: usize = 65_507;
+/// The largest packet that fits a buffer of the ring's, with what stands in front of it there.
+const PACKET_BYTES_MAX: usize = 65_648;
 /// The size of a buffer for streams of links.
 const LINK_BUFFER_BYTES: u32 = 256 << 10;
 /// Error-queue entries that a socket keeps.
@@ -147,6 +153,8 @@ pub struct SimDriver {
     sockets: BTreeMap<u32, Socket>,
     /// Sockets to which something may happen by itself.
     waiting: BTreeSet<u32>,
+    /// Sockets of packets.
+    packet_sockets: BTreeSet<u32>,
     next_socket: u32,
     due: BTreeMap<(u64, u64), Due>,
     /// Of quiet sends, which end no wait.
@@ -182,6 +190,7 @@ impl SimDriver {
             host,
             sockets: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            packet_sockets: BTreeSet::new(),
             next_socket: 0,
             due: BTreeMap::new(),
             quiet: Vec::new(),
@@ -276,6 +285,18 @@ impl SimDriver {
             socket.is_link = purpose == Adopted::StreamLink && self.links.count() > 0;
         }
         (id, SimStream(stream))
+    }
+
+    /// One end of a connected socket of packets that somebody made, and the other end. So many packets of
+    /// the core wait in it at most.
+    pub fn adopt_packets(&mut self, room: usize) -> (SocketId, SimPackets) {
+        let id = self.add(SocketKind::UnixStream);
+        let packets = Packets::new(room);
+        if let Some(socket) = self.sockets.get_mut(&id.raw()) {
+            socket.packets = Some(Rc::clone(&packets));
+            self.packet_sockets.insert(id.raw());
+        }
+        (id, SimPackets(packets))
     }
 
     /// How many sockets are open.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::host::Answer;
 use super::socket::{Arrival, Receive, Socket};
 use super::stream::{Got, SimStream, Stream};
-use super::{ERRORS_MAX, LINK, LINK_BUFFER_BYTES, Operation, SimDriver};
+use super::{ERRORS_MAX, LINK, LINK_BUFFER_BYTES, Operation, PACKET_BYTES_MAX, SimDriver};
 use crate::buffer::Slice;
 use crate::driver::{Completion, Errno, ReceiveEnd, SocketKind};
 
@@ -15,11 +15,13 @@ impl SimDriver {
 
     /// Carries out what can be by now.
     pub(super) fn progress(&mut self) {
-        let waiting: Vec<u32> = self.waiting.iter().copied().collect();
+        let waiting: Vec<u32> = self.waiting.union(&self.packet_sockets).copied().collect();
         for raw in waiting {
             self.progress_connect(raw);
             self.progress_send(raw);
             self.progress_receive(raw);
+            self.progress_chain(raw);
+            self.progress_packets(raw);
             self.progress_datagrams(raw);
             if !self.sockets.get(&raw).is_some_and(Socket::is_waiting) {
                 self.waiting.remove(&raw);
@@ -181,6 +183,74 @@ impl SimDriver {
         match stream.core_read(&mut []) {
             Err(errno) => ReceiveEnd::Failed(errno),
             Ok(_) => ReceiveEnd::Eof,
+        }
+    }
+
+    pub(super) fn progress_chain(&mut self, raw: u32) {
+        let Some(socket) = self.sockets.get_mut(&raw) else {
+            return;
+        };
+        let (Some(chain), Some(packets)) = (&socket.chain, &socket.packets) else {
+            return;
+        };
+        let (token, mut taken, mut result) = (chain.token, 0, Ok(()));
+        for packet in &chain.packets {
+            result = packets.core_send(packet);
+            if result.is_err() {
+                break;
+            }
+            taken += 1;
+        }
+        let result = match result {
+            Err(Errno::AGAIN) if taken == 0 => return,
+            Err(errno) if taken == 0 => Err(errno),
+            _ => Ok(taken),
+        };
+        let chain = socket.chain.take();
+        let packets = chain.into_iter().flat_map(|chain| chain.packets);
+        self.held.extend(packets.flatten());
+        let done = vec![Completion::Sent { token, result }];
+        self.complete_of(raw, Operation::Send, done);
+    }
+
+    fn progress_packets(&mut self, raw: u32) {
+        loop {
+            let Some(socket) = self.sockets.get_mut(&raw) else {
+                return;
+            };
+            let (Some(token), Some(packets)) = (socket.receive_from, &socket.packets) else {
+                return;
+            };
+            let completion = match packets.core_waits() {
+                None if !packets.is_over() => return,
+                // As in a kernel, where a peer that is gone looks like an empty packet.
+                None | Some(0) => {
+                    socket.receive_from = None;
+                    Completion::DatagramEnd { token }
+                }
+                Some(len) if len > PACKET_BYTES_MAX => {
+                    let _ = packets.core_receive();
+                    self.counters.datagrams_broken += 1;
+                    continue;
+                }
+                Some(len) => {
+                    let lent = self.datagrams.lend(len, |buffer| {
+                        buffer.copy_from_slice(&packets.core_receive().unwrap_or_default());
+                    });
+                    let Some(payload) = lent else {
+                        self.counters.datagram_starved += 1;
+                        return;
+                    };
+                    Completion::Datagram {
+                        token,
+                        from: None,
+                        payload,
+                        gso_size: 0,
+                        hop_limit: None,
+                    }
+                }
+            };
+            self.complete_in_order(raw, None, vec![completion]);
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use super::host::Answer;
+use super::packets::Packets;
 use super::stream::Stream;
 use crate::buffer::Slice;
 use crate::driver::{Remote, SocketError, SocketKind, Token};
@@ -22,6 +23,8 @@ pub(super) struct Socket {
     pub(super) is_link: bool,
     pub(super) connect: Option<Connect>,
     pub(super) send: Option<Send>,
+    pub(super) packets: Option<Rc<Packets>>,
+    pub(super) chain: Option<Chain>,
     pub(super) receive: Option<Receive>,
     pub(super) receive_from: Option<Token>,
     /// Operations that are through and of which the caller has not heard.
@@ -57,6 +60,13 @@ pub(super) struct Send {
     pub(super) payload: Vec<Slice>,
 }
 
+/// Packets of one operation, none of which was taken.
+#[derive(Debug)]
+pub(super) struct Chain {
+    pub(super) token: Token,
+    pub(super) packets: Vec<Vec<Slice>>,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Receive {
     pub(super) token: Token,
@@ -83,6 +93,8 @@ impl Socket {
             is_link: false,
             connect: None,
             send: None,
+            packets: None,
+            chain: None,
             receive: None,
             receive_from: None,
             unheard: Unheard::default(),
@@ -97,6 +109,7 @@ impl Socket {
     pub(super) fn is_waiting(&self) -> bool {
         self.connect.is_some()
             || self.send.is_some()
+            || self.chain.is_some()
             || self.receive.is_some()
             || !self.inbox.is_empty()
     }

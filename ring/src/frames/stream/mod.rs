@@ -15,8 +15,9 @@
 mod reader;
 mod writer;
 
+pub use crate::frames::parts::FrameBounds;
 pub use reader::{FrameReader, FramingError};
-pub use writer::{FrameBounds, FrameWriter};
+pub use writer::FrameWriter;
 
 /// How a frame's length is written in front of it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -69,6 +70,7 @@ mod tests {
 
     use super::*;
     use crate::buffer::Slice;
+    use crate::frames::FrameBounds;
 
     const FRAME_MAX: usize = 2000;
 

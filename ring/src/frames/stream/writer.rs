@@ -4,23 +4,8 @@ use std::collections::VecDeque;
 
 use super::{Framing, PREFIX_BYTES_MAX};
 use crate::buffer::Slice;
-use crate::buffer::arena::Arena;
 use crate::driver::SEND_SLICES_MAX;
-
-/// A payload of at most so many bytes is copied behind its header: a further part of a send costs more.
-const COPIED_BYTES_MAX: usize = 256;
-
-/// The size of a chunk for prefixes, headers and small payloads.
-const CHUNK_BYTES: usize = 32 << 10;
-
-/// How much may wait in a [`FrameWriter`].
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct FrameBounds {
-    /// Bytes, the lengths in front of the frames included.
-    pub bytes: usize,
-    /// Frames.
-    pub frames: usize,
-}
+use crate::frames::parts::{FrameBounds, Parts};
 
 /// A bounded queue of frames. See the module above.
 ///
@@ -30,8 +15,7 @@ pub struct FrameBounds {
 pub struct FrameWriter {
     framing: Framing,
     bounds: FrameBounds,
-    arena: Arena,
-    slices: VecDeque<Slice>,
+    parts: Parts,
     bytes: usize,
     /// The bytes that are left of each frame.
     frames: VecDeque<u32>,
@@ -44,8 +28,7 @@ impl FrameWriter {
         FrameWriter {
             framing,
             bounds,
-            arena: Arena::new(CHUNK_BYTES),
-            slices: VecDeque::new(),
+            parts: Parts::new(),
             bytes: 0,
             frames: VecDeque::new(),
         }
@@ -67,18 +50,7 @@ impl FrameWriter {
         let Some(prefix) = self.framing.write(len, &mut prefix) else {
             return false;
         };
-        let (small, large) = match payload {
-            [first, rest @ ..] if first.len() <= COPIED_BYTES_MAX => (first.bytes(), rest),
-            _ => (&[][..], payload),
-        };
-        self.copy([prefix, header, small]);
-        for slice in large {
-            if slice.len() > COPIED_BYTES_MAX {
-                self.slices.push_back(slice.clone());
-            } else if !slice.is_empty() {
-                self.copy([slice, &[], &[]]);
-            }
-        }
+        self.parts.push(true, [prefix, header], payload);
         self.bytes += bytes;
         self.frames.push_back(bytes as u32);
         true
@@ -87,7 +59,7 @@ impl FrameWriter {
     /// What the next send takes: at most [`SEND_SLICES_MAX`] slices. Empty only if nothing is queued.
     #[must_use]
     pub fn batch(&self) -> &[Slice] {
-        let (row, _) = self.slices.as_slices();
+        let (row, _) = self.parts.slices.as_slices();
         &row[..row.len().min(SEND_SLICES_MAX)]
     }
 
@@ -96,13 +68,13 @@ impl FrameWriter {
         debug_assert!(bytes <= self.bytes, "more was sent than was queued");
         self.bytes -= bytes.min(self.bytes);
         let mut left = bytes;
-        while let Some(slice) = self.slices.front_mut() {
+        while let Some(slice) = self.parts.slices.front_mut() {
             if slice.len() > left {
                 slice.advance(left);
                 break;
             }
             left -= slice.len();
-            self.slices.pop_front();
+            self.parts.slices.pop_front();
         }
         let mut left = bytes as u32;
         while let Some(frame) = self.frames.front_mut() {
@@ -113,9 +85,9 @@ impl FrameWriter {
             left -= *frame;
             self.frames.pop_front();
         }
-        if self.slices.is_empty() {
+        if self.parts.slices.is_empty() {
             // So that the next batches do not end where the ring does.
-            self.slices.clear();
+            self.parts.slices.clear();
         }
     }
 
@@ -136,16 +108,12 @@ impl FrameWriter {
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
-
-    fn copy(&mut self, parts: [&[u8]; 3]) {
-        let piece = self.arena.write(self.slices.back_mut(), parts);
-        self.slices.extend(piece);
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frames::parts::COPIED_BYTES_MAX;
 
     const ROOMY: FrameBounds = FrameBounds {
         bytes: 1 << 20,
@@ -158,6 +126,7 @@ mod tests {
 
     fn bytes(writer: &FrameWriter) -> Vec<u8> {
         writer
+            .parts
             .slices
             .iter()
             .flat_map(|slice| slice.to_vec())

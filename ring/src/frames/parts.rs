@@ -1,0 +1,60 @@
+//! The row of slices in front of a link: what is small is copied together, what is large is held.
+
+use std::collections::VecDeque;
+
+use crate::buffer::Slice;
+use crate::buffer::arena::Arena;
+
+/// How much may wait for a link that is a socket.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct FrameBounds {
+    /// Bytes, the lengths in front of frames included.
+    pub bytes: usize,
+    /// Frames.
+    pub frames: usize,
+}
+
+/// A payload of at most so many bytes is copied behind its header: a further part of a send costs more.
+pub(super) const COPIED_BYTES_MAX: usize = 256;
+
+/// The size of a chunk for prefixes, headers and small payloads.
+const CHUNK_BYTES: usize = 32 << 10;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Parts {
+    arena: Arena,
+    pub(super) slices: VecDeque<Slice>,
+}
+
+impl Parts {
+    pub(super) fn new() -> Parts {
+        Parts {
+            arena: Arena::new(CHUNK_BYTES),
+            slices: VecDeque::new(),
+        }
+    }
+
+    /// Adds a frame. `joined`: its first bytes may be in one slice with what is in front of it.
+    pub(super) fn push(&mut self, joined: bool, start: [&[u8]; 2], payload: &[Slice]) {
+        let [prefix, header] = start;
+        let (small, large) = match payload {
+            [first, rest @ ..] if first.len() <= COPIED_BYTES_MAX => (first.bytes(), rest),
+            _ => (&[][..], payload),
+        };
+        let start = [prefix, header, small];
+        if start.iter().any(|part| !part.is_empty()) {
+            let last = self.slices.back_mut().filter(|_| joined);
+            let piece = self.arena.write(last, start);
+            self.slices.extend(piece);
+        }
+        for slice in large {
+            if slice.len() > COPIED_BYTES_MAX {
+                self.slices.push_back(slice.clone());
+            } else if !slice.is_empty() {
+                let piece = self.arena.write(None, [slice, &[], &[]]);
+                self.slices.extend(piece);
+            }
+        }
+    }
+}
