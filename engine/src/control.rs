@@ -34,6 +34,7 @@ use crate::service::channel::{CoreSocket, Services, serve_core};
 use crate::service::counters::Counters;
 use crate::service::dhcp;
 use crate::service::dns::{Forwarder, serve_streams};
+use crate::service::names::Names;
 
 pub use crate::service::counters::{Counter, ServiceCounters};
 
@@ -58,16 +59,23 @@ impl Control {
     /// Everything that can fail has been done when this returns.
     pub fn start(config: &EngineConfig, cores: usize) -> io::Result<(Self, Vec<OwnedFd>)> {
         let counters = Arc::new(Counters::default());
-        let forwarder = Arc::new(Forwarder::new(&config.dns, Arc::clone(&counters)));
+        let origin = Instant::now();
+        let names = Arc::new(Names::new(&config.network, &config.leases, origin));
+        let forwarder = Arc::new(Forwarder::new(
+            &config.dns,
+            Arc::clone(&names),
+            Arc::clone(&counters),
+        ));
         let services = Arc::new(Services {
             forwarder: Arc::clone(&forwarder),
             dhcp: Mutex::new(dhcp::Server::new(
                 &config.network,
                 &config.leases,
+                names,
                 Arc::clone(&counters),
             )),
             counters,
-            origin: Instant::now(),
+            origin,
         });
         let (listener, dns_stream) = listen_for_streams()?;
 

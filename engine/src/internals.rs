@@ -27,6 +27,7 @@ use crate::ports::PortSet;
 use crate::service::counters::Counters;
 use crate::service::dhcp;
 use crate::service::dns::{Query, Rejected};
+use crate::service::names::Names;
 
 /// A core without an engine around it, on the caller's thread. There is no DNS and no DHCP behind it.
 pub struct BareCore<D: Driver> {
@@ -293,9 +294,11 @@ impl DhcpServer {
     /// A server of a segment, without leases.
     pub fn new(network: &Network) -> Self {
         let fixed = [FixedLease::of_guest(network, Network::GUEST_MAC)];
+        let names = Names::new(network, &fixed, std::time::Instant::now());
         Self(dhcp::Server::new(
             network,
             &fixed,
+            Arc::new(names),
             Arc::new(Counters::default()),
         ))
     }

@@ -177,14 +177,10 @@ impl Gate {
             self.services.counters.add(Counter::LinkRefused);
             return tracing::warn!("{name}: closed: {error}");
         }
-        self.services.counters.add(Counter::LinkGuests);
         tracing::info!("{name}: a guest is here{about}");
         match departure.await {
             Ok(Departure::Left) => tracing::info!("{name}: {}", Departure::Left),
-            Ok(departure) => {
-                self.services.counters.add(Counter::LinkDismissed);
-                tracing::warn!("{name}: {departure}");
-            }
+            Ok(departure) => tracing::warn!("{name}: {departure}"),
             // The engine is ending.
             Err(_) => {}
         }

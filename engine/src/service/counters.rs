@@ -29,6 +29,8 @@ pub enum Counter {
     DnsTruncated,
     /// DNS connections refused because too many were open.
     DnsConnectionsRefused,
+    /// DNS queries for names of the segment, answered here.
+    DnsNames,
     /// DHCPDISCOVER messages.
     DhcpDiscover,
     /// DHCPREQUEST messages.
@@ -53,10 +55,6 @@ pub enum Counter {
     RepliesDropped,
     /// Packets from cores that were no requests.
     RequestsMalformed,
-    /// Guests that came over links and were let in.
-    LinkGuests,
-    /// Guests that were let in and closed by the engine, or whose link failed.
-    LinkDismissed,
     /// Guests closed at their hello: it was wrong, or what it asked for can't be had.
     LinkHelloRefused,
     /// Guests closed because their hello was not complete in time.
@@ -69,7 +67,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter, in the order of declaration.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 28] = [
         Self::DnsQueries,
         Self::DnsAnswers,
         Self::DnsTcp,
@@ -81,6 +79,7 @@ impl Counter {
         Self::DnsMismatched,
         Self::DnsTruncated,
         Self::DnsConnectionsRefused,
+        Self::DnsNames,
         Self::DhcpDiscover,
         Self::DhcpRequest,
         Self::DhcpDecline,
@@ -93,8 +92,6 @@ impl Counter {
         Self::DhcpExhausted,
         Self::RepliesDropped,
         Self::RequestsMalformed,
-        Self::LinkGuests,
-        Self::LinkDismissed,
         Self::LinkHelloRefused,
         Self::LinkHelloLate,
         Self::LinkCrowded,
@@ -115,6 +112,7 @@ impl Counter {
             Self::DnsMismatched => "messages from DNS servers that answered no question",
             Self::DnsTruncated => "DNS answers cut to what the guest takes",
             Self::DnsConnectionsRefused => "DNS connections refused: too many open",
+            Self::DnsNames => "DNS queries for names of guests, the host or the gateway",
             Self::DhcpDiscover => "DHCP discovers",
             Self::DhcpRequest => "DHCP requests",
             Self::DhcpDecline => "DHCP declines",
@@ -127,8 +125,6 @@ impl Counter {
             Self::DhcpExhausted => "DHCP clients without an address: none free",
             Self::RepliesDropped => "service replies dropped: the core was behind",
             Self::RequestsMalformed => "service requests that were none",
-            Self::LinkGuests => "guests that came over links",
-            Self::LinkDismissed => "guests dismissed, or with a link that failed",
             Self::LinkHelloRefused => "guests closed at a wrong or refused hello",
             Self::LinkHelloLate => "guests closed because their hello took too long",
             Self::LinkCrowded => "guests closed: too many hellos under way",

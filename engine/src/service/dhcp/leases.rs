@@ -124,15 +124,14 @@ impl Leases {
         can
     }
 
-    /// Ends what `hardware` holds, and the lease of that address with it.
-    pub(super) fn let_go(&mut self, hardware: [u8; 6]) {
-        let Some(address) = self.holders.remove(&hardware) else {
-            return;
-        };
+    /// Ends what `hardware` holds, and the lease of that address with it; which that was.
+    pub(super) fn let_go(&mut self, hardware: [u8; 6]) -> Option<Ipv4Addr> {
+        let address = self.holders.remove(&hardware)?;
         self.held.remove(&address);
         if let Some(client) = self.entries.remove(&address).and_then(|entry| entry.client) {
             self.clients.remove(&client);
         }
+        Some(address.into())
     }
 
     /// An address that may be held: one that no one had, else the one that is free for the longest.
@@ -220,12 +219,14 @@ impl Leases {
         }
     }
 
-    /// Ends a client's lease of `address`.
-    pub(super) fn release(&mut self, now: Instant, client: &Client, address: Ipv4Addr) {
-        if let Some(entry) = self.entries.get_mut(&u32::from(address))
-            && entry.client.as_ref() == Some(client)
-        {
-            entry.until = entry.until.min(now);
+    /// Ends a client's lease of `address`; whether it had it.
+    pub(super) fn release(&mut self, now: Instant, client: &Client, address: Ipv4Addr) -> bool {
+        match self.entries.get_mut(&u32::from(address)) {
+            Some(entry) if entry.client.as_ref() == Some(client) => {
+                entry.until = entry.until.min(now);
+                true
+            }
+            _ => false,
         }
     }
 

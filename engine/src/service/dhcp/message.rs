@@ -9,6 +9,8 @@ use std::net::Ipv4Addr;
 use dhcproto::v4::borrowed::Message;
 use dhcproto::v4::{HType, MAGIC, MessageType, Opcode, OptionCode};
 
+use crate::service::names::HostName;
+
 /// Where the magic cookie stands; options follow it.
 const COOKIE: std::ops::Range<usize> = 236..240;
 /// What every client takes (RFC 2131 §2, RFC 2132 §9.10), IP and UDP header included.
@@ -30,6 +32,8 @@ pub(super) struct ClientMessage {
     pub(super) relay: Ipv4Addr,
     /// `chaddr`.
     pub(super) hardware: [u8; 6],
+    /// Option 12: the first label of what the client calls itself, if it can be a host's name.
+    pub(super) host_name: Option<HostName>,
     /// Option 50.
     pub(super) requested: Option<Ipv4Addr>,
     /// Option 51.
@@ -78,6 +82,7 @@ impl ClientMessage {
             address: message.ciaddr(),
             relay: message.giaddr(),
             hardware: message.chaddr().try_into().ok()?,
+            host_name: None,
             requested: None,
             lease_secs: None,
             server: None,
@@ -92,6 +97,7 @@ impl ClientMessage {
             let data = option.data();
             match option.code() {
                 OptionCode::MessageType => kind = Some(Kind::parse(data)?),
+                OptionCode::Hostname => parsed.host_name = host_name(data),
                 OptionCode::RequestedIpAddress => parsed.requested = address(data),
                 OptionCode::AddressLeaseTime => {
                     parsed.lease_secs = data.try_into().ok().map(u32::from_be_bytes);
@@ -139,6 +145,12 @@ impl Kind {
     }
 }
 
+/// Some clients give their whole name, some end it with a zero byte.
+fn host_name(data: &[u8]) -> Option<HostName> {
+    let text = str::from_utf8(data).ok()?.trim_end_matches('\0');
+    text.split('.').next()?.parse().ok()
+}
+
 fn address(data: &[u8]) -> Option<Ipv4Addr> {
     let octets: [u8; 4] = data.try_into().ok()?;
     let address = Ipv4Addr::from(octets);
@@ -167,8 +179,9 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let message = ClientMessage::parse(&discover(&[
-            50, 4, 10, 0, 2, 7, 51, 4, 0, 0, 0x0e, 0x10, 54, 4, 10, 0, 2, 1, 0, 55, 2, 1, 3, 57, 2,
-            5, 0xdc, 61, 3, 0, 1, 2, 80, 0, 82, 2, 1, 0,
+            12, 7, b'W', b'e', b'b', b'.', b'a', b'.', 0, 50, 4, 10, 0, 2, 7, 51, 4, 0, 0, 0x0e,
+            0x10, 54, 4, 10, 0, 2, 1, 0, 55, 2, 1, 3, 57, 2, 5, 0xdc, 61, 3, 0, 1, 2, 80, 0, 82, 2,
+            1, 0,
         ]));
         let expected = ClientMessage {
             kind: Kind::Discover,
@@ -178,6 +191,7 @@ mod tests {
             address: Ipv4Addr::new(10, 0, 2, 9),
             relay: Ipv4Addr::new(10, 0, 2, 8),
             hardware: [2, 3, 4, 5, 6, 7],
+            host_name: Some("web".parse().unwrap()),
             requested: Some(Ipv4Addr::new(10, 0, 2, 7)),
             lease_secs: Some(3600),
             server: Some(Ipv4Addr::new(10, 0, 2, 1)),

@@ -25,6 +25,7 @@ use self::leases::{Client, Leases, Pool};
 use self::message::{ClientMessage, Kind};
 use self::reply::{Offer, Writer};
 use super::counters::{Counter, Counters};
+use super::names::Names;
 use crate::config::{FixedLease, Network};
 
 /// How long an offered address is kept for the client.
@@ -42,6 +43,7 @@ pub(crate) struct Server {
     pool: Pool,
     leases: Leases,
     writer: Writer,
+    names: Arc<Names>,
     counters: Arc<Counters>,
 }
 
@@ -57,8 +59,14 @@ pub(crate) struct Answer {
 }
 
 impl Server {
-    /// A server that keeps the addresses of `fixed` for their guests.
-    pub(crate) fn new(network: &Network, fixed: &[FixedLease], counters: Arc<Counters>) -> Self {
+    /// A server that keeps the addresses of `fixed` for their guests, and tells `names` who calls itself
+    /// what.
+    pub(crate) fn new(
+        network: &Network,
+        fixed: &[FixedLease],
+        names: Arc<Names>,
+        counters: Arc<Counters>,
+    ) -> Self {
         let pool = Pool::of(network);
         let mut leases = Leases::new(pool);
         for lease in fixed {
@@ -72,6 +80,7 @@ impl Server {
             pool,
             leases,
             writer: Writer::new(network),
+            names,
             counters,
         }
     }
@@ -88,7 +97,9 @@ impl Server {
 
     /// Gives back what is kept for `mac`.
     pub(crate) fn let_go(&mut self, mac: MacAddress) {
-        self.leases.let_go(mac.0);
+        if let Some(address) = self.leases.let_go(mac.0) {
+            self.names.release(address);
+        }
     }
 
     /// An address that may be held.
@@ -143,7 +154,7 @@ impl Server {
         };
         let lease = self.lease_for(message);
         if message.rapid_commit {
-            self.leases.bind(now, client, address, lease);
+            self.bind(now, message, address, lease);
             return Some(Reply::Ack(Offer {
                 address,
                 lease,
@@ -182,7 +193,7 @@ impl Server {
             return Some(Reply::Nak);
         }
         let lease = self.lease_for(message);
-        self.leases.bind(now, client, address, lease);
+        self.bind(now, message, address, lease);
         Some(Reply::Ack(Offer {
             address,
             lease,
@@ -211,6 +222,7 @@ impl Server {
             .leases
             .decline(now, &Client::of(message), address, DECLINE_TIME)
         {
+            self.names.release(address);
             tracing::info!("a guest declined {address}: another host uses it");
         }
         None
@@ -218,11 +230,22 @@ impl Server {
 
     /// RFC 2131 §4.3.4: the address is free, but remembered for this client.
     fn on_release(&mut self, now: Instant, message: &ClientMessage) -> Option<Reply> {
-        if message.server.is_none_or(|server| server == self.gateway) {
-            self.leases
-                .release(now, &Client::of(message), message.address);
+        if message.server.is_none_or(|server| server == self.gateway)
+            && self
+                .leases
+                .release(now, &Client::of(message), message.address)
+        {
+            self.names.release(message.address);
         }
         None
+    }
+
+    /// Leases an address, and with it the name that the client gives itself.
+    fn bind(&mut self, now: Instant, message: &ClientMessage, address: Ipv4Addr, lease: Duration) {
+        self.leases.bind(now, Client::of(message), address, lease);
+        if let Some(name) = &message.host_name {
+            self.names.claim(now, name.clone(), address, now + lease);
+        }
     }
 
     fn malformed(&self) -> Option<Reply> {

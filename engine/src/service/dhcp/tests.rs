@@ -14,6 +14,7 @@ use towpath_stack::Instant;
 use super::{Answer, Server};
 use crate::config::{FixedLease, Network};
 use crate::service::counters::{Counter, Counters};
+use crate::service::names::{Names, Record};
 
 const MAC: [u8; 6] = [2, 1, 1, 1, 1, 1];
 const OTHER: [u8; 6] = [2, 1, 1, 1, 1, 2];
@@ -47,7 +48,13 @@ fn server(prefix: u8) -> Server {
 /// With the first address kept for the guest of `run`.
 fn server_of(network: &Network) -> Server {
     let fixed = FixedLease::of_guest(network, Network::GUEST_MAC);
-    Server::new(network, &[fixed], Arc::new(Counters::default()))
+    let names = Names::new(
+        network,
+        std::slice::from_ref(&fixed),
+        std::time::Instant::now(),
+    );
+    let counters = Arc::new(Counters::default());
+    Server::new(network, &[fixed], Arc::new(names), counters)
 }
 
 fn count(server: &Server, counter: Counter) -> u64 {
@@ -299,6 +306,39 @@ fn a_kept_address_is_the_only_one_for_its_holder() {
         "its lease is over too"
     );
     assert_eq!(lease(&mut server, 0, [2, 9, 9, 9, 9, 9]), Some(ip(5)));
+}
+
+#[test]
+fn a_client_s_name_is_good_for_as_long_as_its_lease() {
+    let mut server = server(24);
+    let found = |server: &Server| server.names.find("web.tow.example", 1);
+    let named = |message: Message| with(message, &[DhcpOption::Hostname("Web".into())]);
+    ask(&mut server, 0, &named(message(MessageType::Discover, MAC))).unwrap();
+    assert_eq!(found(&server), None, "an offer is no lease");
+    ask(&mut server, 0, &named(select(MAC, ip(4)))).unwrap();
+    assert_eq!(found(&server), Some(Record::A(ip(4))));
+    lease(&mut server, 0, OTHER);
+    ask(&mut server, 0, &named(renew(OTHER, ip(5)))).unwrap();
+    assert_eq!(found(&server), Some(Record::A(ip(4))), "not taken over");
+
+    let mut release = message(MessageType::Release, OTHER);
+    release.set_ciaddr(ip(4));
+    ask(&mut server, 0, &release);
+    assert_eq!(found(&server), Some(Record::A(ip(4))), "not its lease");
+    let mut release = message(MessageType::Release, MAC);
+    release.set_ciaddr(ip(4));
+    ask(&mut server, 0, &release);
+    assert_eq!(found(&server), None);
+    ask(&mut server, 0, &named(renew(OTHER, ip(5)))).unwrap();
+    assert_eq!(found(&server), Some(Record::A(ip(5))));
+
+    let mac = Network::mac_of(ip(7));
+    assert!(server.hold(at(0), mac, ip(7)));
+    let call = [DhcpOption::Hostname("vm".into())];
+    ask(&mut server, 0, &with(select(mac.0, ip(7)), &call)).unwrap();
+    assert_eq!(server.names.find("vm", 1), Some(Record::A(ip(7))));
+    server.let_go(mac);
+    assert_eq!(server.names.find("vm", 1), None);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The DNS forwarder: guests ask the gateway, the host's resolvers answer.
 //!
-//! It resolves nothing itself and keeps no cache. A query goes on to a server as the guest wrote
+//! Names of the segment are answered here ([`super::names`]). Beyond them it resolves nothing itself and
+//! keeps no cache. A query goes on to a server as the guest wrote
 //! it, EDNS options and all, with only its id replaced; what comes back goes to the guest with the
 //! guest's id. So every record type, rcode and extension that the host's resolver knows works.
 //!
@@ -38,6 +39,7 @@ use self::attempt::Attempts;
 use self::query::Worth;
 use self::servers::Servers;
 use super::counters::{Counter, Counters};
+use super::names::Names;
 use crate::config::DnsUpstream;
 
 pub(crate) use self::query::{Query, Rejected};
@@ -81,6 +83,7 @@ pub(crate) enum Transport {
 /// Forwards queries of all guests.
 #[derive(Debug)]
 pub(crate) struct Forwarder {
+    names: Arc<Names>,
     servers: Servers,
     attempts: Attempts,
     queries: Arc<Semaphore>,
@@ -107,8 +110,9 @@ pub(crate) enum Admitted {
 }
 
 impl Forwarder {
-    pub(crate) fn new(upstream: &DnsUpstream, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(upstream: &DnsUpstream, names: Arc<Names>, counters: Arc<Counters>) -> Self {
         Self::with(
+            names,
             Servers::new(upstream),
             Timing::default(),
             QUERIES_MAX,
@@ -116,8 +120,15 @@ impl Forwarder {
         )
     }
 
-    fn with(servers: Servers, timing: Timing, queries: usize, counters: Arc<Counters>) -> Self {
+    fn with(
+        names: Arc<Names>,
+        servers: Servers,
+        timing: Timing,
+        queries: usize,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
+            names,
             servers,
             attempts: Attempts::new(Arc::clone(&counters)),
             queries: Arc::new(Semaphore::new(queries)),
@@ -140,6 +151,14 @@ impl Forwarder {
             }
         };
         self.counters.add(Counter::DnsQueries);
+        if let Some(record) = query
+            .asked()
+            .and_then(|(name, kind)| self.names.find(&name, kind))
+        {
+            self.counters.add(Counter::DnsNames);
+            self.counters.add(Counter::DnsAnswers);
+            return Admitted::Answer(query.answer(&record));
+        }
         match Arc::clone(&self.queries).try_acquire_owned() {
             Ok(place) => Admitted::Forward(Ticket {
                 query,

@@ -9,12 +9,15 @@
 //! compression pointer could point to. Of the rest only EDNS's OPT record matters (RFC 6891 §6.1),
 //! for the size that the guest takes; a query whose rest can't be walked goes on as it is.
 
+use crate::service::names::Record;
+
 const HEADER: usize = 12;
 const NAME_MAX: usize = 255;
 const LABEL_MAX: u8 = 63;
 
 const QR: u8 = 0x80;
 const OPCODE: u8 = 0x78;
+const AA: u8 = 0x04;
 const TC: u8 = 0x02;
 const RD: u8 = 0x01;
 const RA: u8 = 0x80;
@@ -26,7 +29,15 @@ const SERVFAIL: u8 = 2;
 const NOTIMP: u8 = 4;
 const REFUSED: u8 = 5;
 
+const TYPE_A: u16 = 1;
+const TYPE_PTR: u16 = 12;
 const OPT: u16 = 41;
+const CLASS_IN: u16 = 1;
+const CLASS_ANY: u16 = 255;
+/// A compression pointer to the question's name, which stands behind the header.
+const QUESTION_NAME: [u8; 2] = [0xc0, HEADER as u8];
+/// How long others may keep what we answer: a guest may be gone in a moment.
+const OUR_TTL_SECS: u32 = 10;
 /// The DO bit in the OPT record's flags (RFC 3225 §3).
 const DNSSEC_OK: u8 = 0x80;
 /// What every resolver takes by UDP (RFC 1035 §4.2.1).
@@ -147,21 +158,68 @@ impl Query {
     /// Our own answer when no server gave one.
     pub(crate) fn servfail(&self) -> Vec<u8> {
         let flags = self.message[2] & (OPCODE | RD);
-        self.bare(QR | flags, RA | self.message[3] & CD | SERVFAIL)
+        self.bare(QR | flags, RA | self.message[3] & CD | SERVFAIL, None)
+    }
+
+    /// The name that is asked for, with dots between its labels, and the type; `None` unless it is an
+    /// ordinary question for the Internet's (or any) class with a name that can be written so.
+    pub(super) fn asked(&self) -> Option<(String, u16)> {
+        let (mut rest, kind) = self.question().split_last_chunk::<4>()?;
+        let &[kind0, kind1, class0, class1] = kind;
+        let class = u16::from_be_bytes([class0, class1]);
+        if self.message[2] & OPCODE != 0 || ![CLASS_IN, CLASS_ANY].contains(&class) {
+            return None;
+        }
+        let mut name = String::new();
+        while let Some((&length, label)) = rest.split_first()
+            && length > 0
+        {
+            let (label, after) = label.split_at_checked(usize::from(length))?;
+            let label = str::from_utf8(label)
+                .ok()
+                .filter(|label| !label.contains('.'))?;
+            if !name.is_empty() {
+                name.push('.');
+            }
+            name.push_str(label);
+            rest = after;
+        }
+        Some((name, u16::from_be_bytes([kind0, kind1])))
+    }
+
+    /// Our own answer with one record, or with none because there is none of that kind.
+    pub(super) fn answer(&self, record: &Record) -> Vec<u8> {
+        let flags = QR | AA | self.message[2] & (OPCODE | RD);
+        let codes = RA | self.message[3] & CD;
+        match record {
+            Record::A(address) => self.bare(flags, codes, Some((TYPE_A, &address.octets()))),
+            Record::Ptr(name) => self.bare(flags, codes, Some((TYPE_PTR, &encode_name(name)))),
+            Record::None => self.bare(flags, codes, None),
+        }
     }
 
     /// What is left of an answer that is too long for the guest: that it was (RFC 2181 §9).
     pub(crate) fn truncate(&self, answer: &[u8]) -> Vec<u8> {
         let flag = |at: usize| answer.get(at).copied().unwrap_or(0);
-        self.bare(flag(2) | QR | TC, flag(3))
+        self.bare(flag(2) | QR | TC, flag(3), None)
     }
 
-    /// A message of header and question, with an OPT record if the query had one (RFC 6891 §7).
-    fn bare(&self, flags: u8, codes: u8) -> Vec<u8> {
+    /// A message of header and question, with a record of this type and content for the name of the
+    /// question, and with an OPT record if the query had one (RFC 6891 §7).
+    fn bare(&self, flags: u8, codes: u8, answer: Option<(u16, &[u8])>) -> Vec<u8> {
         let [id0, id1] = [self.message[0], self.message[1]];
+        let answers = u8::from(answer.is_some());
         let records = u8::from(self.edns.is_some());
-        let mut message = vec![id0, id1, flags, codes, 0, 1, 0, 0, 0, 0, 0, records];
+        let mut message = vec![id0, id1, flags, codes, 0, 1, 0, answers, 0, 0, 0, records];
         message.extend_from_slice(self.question());
+        if let Some((kind, content)) = answer {
+            message.extend_from_slice(&QUESTION_NAME);
+            message.extend_from_slice(&kind.to_be_bytes());
+            message.extend_from_slice(&CLASS_IN.to_be_bytes());
+            message.extend_from_slice(&OUR_TTL_SECS.to_be_bytes());
+            message.extend_from_slice(&(content.len() as u16).to_be_bytes());
+            message.extend_from_slice(content);
+        }
         if let Some(edns) = self.edns {
             let [size0, size1] = OUR_UDP_LIMIT.to_be_bytes();
             let flags = if edns.dnssec_ok { DNSSEC_OK } else { 0 };
@@ -174,6 +232,17 @@ impl Query {
     fn question(&self) -> &[u8] {
         &self.message[HEADER..self.question_end]
     }
+}
+
+/// Labels with their lengths; only names that fit are made into records.
+fn encode_name(name: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(name.len() + 2);
+    for label in name.split('.') {
+        bytes.push(label.len() as u8);
+        bytes.extend_from_slice(label.as_bytes());
+    }
+    bytes.push(0);
+    bytes
 }
 
 fn count(message: &[u8], at: usize) -> Option<u16> {
@@ -245,7 +314,7 @@ fn find_edns(message: &[u8], question_end: usize) -> Option<Edns> {
 pub(super) mod tests {
     use proptest::prelude::*;
 
-    use super::{Edns, Query, Rejected, Worth};
+    use super::{Edns, Query, Record, Rejected, Worth};
 
     /// `www.example. IN A`, recursion desired, id 0x1234.
     pub(in super::super) fn plain_query() -> Vec<u8> {
@@ -410,6 +479,42 @@ pub(super) mod tests {
         assert_eq!(query.truncate(&long), golden);
     }
 
+    #[test]
+    fn what_is_asked_is_read() {
+        let asked = |bytes: &[u8]| Query::parse(bytes).unwrap().asked();
+        assert_eq!(asked(&plain_query()), Some(("www.example".into(), 1)));
+        let mut bytes = plain_query();
+        bytes[13] = b'.';
+        assert_eq!(asked(&bytes), None, "a dot in a label");
+        bytes = plain_query();
+        bytes[28] = 3;
+        assert_eq!(asked(&bytes), None, "of another class");
+        bytes = plain_query();
+        bytes[2] |= 0x28;
+        assert_eq!(asked(&bytes), None, "an update");
+        let root = [0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 255];
+        assert_eq!(asked(&root), Some((String::new(), 2)));
+    }
+
+    #[test]
+    fn own_records_are_golden_bytes() {
+        let query = Query::parse(&edns_query(4096)).unwrap();
+        let mut golden = vec![0x12, 0x34, 0x85, 0x80, 0, 1, 0, 1, 0, 0, 0, 1];
+        golden.extend_from_slice(&plain_query()[12..]);
+        golden.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 10, 0, 4, 10, 0, 2, 5]);
+        golden.extend_from_slice(&[0, 0, 41, 0x04, 0xd0, 0, 0, 0x80, 0, 0, 0]);
+        assert_eq!(query.answer(&Record::A([10, 0, 2, 5].into())), golden);
+
+        let query = Query::parse(&plain_query()).unwrap();
+        let mut golden = vec![0x12, 0x34, 0x85, 0x80, 0, 1, 0, 0, 0, 0, 0, 0];
+        golden.extend_from_slice(&plain_query()[12..]);
+        assert_eq!(query.answer(&Record::None), golden);
+        golden[7] = 1;
+        golden.extend_from_slice(&[0xc0, 12, 0, 12, 0, 1, 0, 0, 0, 10, 0, 12]);
+        golden.extend_from_slice(b"\x01a\x08internal\0");
+        assert_eq!(query.answer(&Record::Ptr("a.internal".into())), golden);
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_judged(query: Vec<u8>, answer: Vec<u8>, head in 0..3_u8) {
@@ -425,6 +530,7 @@ pub(super) mod tests {
                 prop_assert_eq!(query.with_id([bytes[0], bytes[1]]), bytes);
                 prop_assert!(query.udp_limit() >= 512);
                 prop_assert!(query.servfail().len() <= 512);
+                let _ = query.asked();
                 let _ = query.judge([0, 0], &answer);
                 prop_assert!(query.truncate(&answer).len() <= 512);
             }

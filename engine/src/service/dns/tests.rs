@@ -9,7 +9,8 @@ use tokio::net::{TcpListener, UdpSocket, UnixListener, UnixStream};
 
 use super::query::tests::{answer_to, edns_query, plain_query};
 use super::servers::Servers;
-use super::{Admitted, Counter, Counters, Forwarder, Ticket, Timing, Transport, Turns};
+use super::{Admitted, Counter, Counters, Forwarder, Names, Ticket, Timing, Transport, Turns};
+use crate::config::{FixedLease, Holder, Network};
 
 /// Long enough for any answer on loopback.
 const PATIENT: Timing = Timing {
@@ -26,7 +27,26 @@ const HASTY: Timing = Timing {
 
 fn forwarder(timing: Timing, servers: &[SocketAddr]) -> Forwarder {
     let counters = Arc::new(Counters::default());
-    Forwarder::with(Servers::Fixed(servers.into()), timing, 8, counters)
+    Forwarder::with(names(), Servers::Fixed(servers.into()), timing, 8, counters)
+}
+
+/// `db` is at 10.0.2.9.
+fn names() -> Arc<Names> {
+    let network = Network {
+        subnet4: (Ipv4Addr::new(10, 0, 2, 0), 24),
+        subnet6: "fd00::".parse().unwrap(),
+        mtu: 1500,
+        gateway_mac: Network::GATEWAY_MAC,
+        domain: None,
+        search: Vec::new(),
+        lease: Duration::from_secs(3600),
+    };
+    let fixed = FixedLease {
+        holder: Holder::Mac(Network::GUEST_MAC),
+        address: network.nth4(9),
+        name: Some("db".parse().unwrap()),
+    };
+    Arc::new(Names::new(&network, &[fixed], std::time::Instant::now()))
 }
 
 fn ticket(forwarder: &Forwarder, query: &[u8]) -> Ticket {
@@ -267,6 +287,28 @@ async fn beyond_the_bound_queries_fail_at_once() {
 }
 
 #[test]
+fn names_of_the_segment_are_answered_and_no_one_is_asked() {
+    let forwarder = forwarder(PATIENT, &[]);
+    let ask = |name: &[u8], kind: u8| {
+        let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        query.extend_from_slice(name);
+        query.extend_from_slice(&[0, 0, kind, 0, 1]);
+        forwarder.admit(&query)
+    };
+    let answered = |admitted| match admitted {
+        Admitted::Answer(answer) => (answer[3], answer[7], answer[answer.len() - 4..].to_vec()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(answered(ask(b"\x02DB", 1)), (0x80, 1, vec![10, 0, 2, 9]));
+    let (code, records, _) = answered(ask(b"\x02db\x08internal", 28));
+    assert_eq!((code, records), (0x80, 0), "no AAAA, but the name is there");
+    assert_eq!(answered(ask(b"\x04host\x08internal", 1)).2, [10, 0, 2, 2]);
+    assert!(matches!(ask(b"\x04db-2", 1), Admitted::Forward(_)));
+    assert_eq!(counted(&forwarder, Counter::DnsNames), 3);
+    assert_eq!(counted(&forwarder, Counter::DnsQueries), 4);
+}
+
+#[test]
 fn malformed_messages_are_counted() {
     let forwarder = forwarder(PATIENT, &[]);
     assert!(matches!(forwarder.admit(&[1, 2, 3]), Admitted::Answer(_)));
@@ -334,6 +376,7 @@ async fn read_message(stream: &mut UnixStream) -> Vec<u8> {
 async fn pipelined_queries_are_all_answered() {
     let servers = [closed().await, stream_server(vec![(0, 2000); 40]).await];
     let (mut guest, forwarder) = connect(Forwarder::with(
+        names(),
         Servers::Fixed(servers.into()),
         PATIENT,
         64,
