@@ -17,9 +17,9 @@ const DATAGRAM_HEAD_BYTES: usize = 16;
 /// A completion entry, copied out of the ring.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Reaped {
-    data: u64,
-    result: i32,
-    flags: u32,
+    pub(super) data: u64,
+    pub(super) result: i32,
+    pub(super) flags: u32,
 }
 
 impl Reaped {
@@ -47,34 +47,41 @@ impl Uring {
         }));
         self.counters.completions += reaped.len() as u64;
         for entry in reaped.drain(..) {
-            let Some((family, index)) = Family::of(entry.data) else {
-                continue;
-            };
-            match family {
-                Family::Frame => self.frame_done(index, entry),
-                Family::Link => self.link_read(index, entry),
-                Family::Send => self.send_done(index, entry),
-                Family::Wait => match self.waits.get(index).map(|wait| wait.form) {
-                    Some(WaitForm::Connect) => self.connect_done(index, entry),
-                    Some(WaitForm::Receive) => self.receive_done(index, entry),
-                    Some(WaitForm::ReceiveFrom) => self.datagram_received(index, entry),
-                    None => {}
-                },
-                Family::Event => self.event_polled(entry),
-                Family::Message => {
-                    self.waker.clear();
-                    self.ready.push(Completion::Woken);
-                }
-                Family::PeerMessage => {
-                    // Only failures come here: its ring is gone or full.
-                    if let Some(peer) = self.peers.get(index as usize) {
-                        peer.signal();
-                    }
-                }
-                Family::Ignored => {}
-            }
+            self.handle(entry);
         }
         self.reaped = reaped;
+    }
+
+    /// Works out what one entry means. Nothing here depends on when it came or on what came before, as
+    /// the kernel promises nothing of that between operations.
+    #[inline]
+    pub(super) fn handle(&mut self, entry: Reaped) {
+        let Some((family, index)) = Family::of(entry.data) else {
+            return;
+        };
+        match family {
+            Family::Frame => self.frame_done(index, entry),
+            Family::Link => self.link_read(index, entry),
+            Family::Send => self.send_done(index, entry),
+            Family::Wait => match self.waits.get(index).map(|wait| wait.form) {
+                Some(WaitForm::Connect) => self.connect_done(index, entry),
+                Some(WaitForm::Receive) => self.receive_done(index, entry),
+                Some(WaitForm::ReceiveFrom) => self.datagram_received(index, entry),
+                None => {}
+            },
+            Family::Event => self.event_polled(entry),
+            Family::Message => {
+                self.waker.clear();
+                self.ready.push(Completion::Woken);
+            }
+            Family::PeerMessage => {
+                // Only failures come here: its ring is gone or full.
+                if let Some(peer) = self.peers.get(index as usize) {
+                    peer.signal();
+                }
+            }
+            Family::Ignored => {}
+        }
     }
 
     fn frame_done(&mut self, index: u32, entry: Reaped) {

@@ -69,6 +69,20 @@ impl BufferGroup {
         buffer_bytes: u32,
         hot_bytes: usize,
     ) -> io::Result<BufferGroup> {
+        let mut group = BufferGroup::unregistered(count, buffer_bytes, hot_bytes)?;
+        // SAFETY: the mapping has room for all positions and stays until `drop`, before which
+        // the driver unregisters the group or declares it kept.
+        unsafe {
+            let address = group.entries.as_ptr() as u64;
+            let positions = group.buffer_at.len() as u16;
+            submitter.register_buf_ring_with_flags(address, positions, id, 0)?;
+        }
+        group.replenish();
+        Ok(group)
+    }
+
+    /// Makes pool and ring, of which no kernel knows.
+    fn unregistered(count: u16, buffer_bytes: u32, hot_bytes: usize) -> io::Result<BufferGroup> {
         let count = count.clamp(1, 1 << 15);
         let ready = hot_bytes.div_ceil(buffer_bytes as usize);
         let ready = u16::try_from(ready).unwrap_or(u16::MAX);
@@ -84,7 +98,7 @@ impl BufferGroup {
             )?
         };
         let entries = NonNull::new(entries.cast::<Entry>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let mut group = BufferGroup {
+        Ok(BufferGroup {
             pool,
             entries,
             mask: positions - 1,
@@ -95,15 +109,7 @@ impl BufferGroup {
             hot_bytes,
             usual_eighths: 0,
             kept: false,
-        };
-        // SAFETY: the mapping has room for `positions` entries and stays until `drop`, before which
-        // the driver unregisters the group or declares it kept.
-        unsafe {
-            let address = group.entries.as_ptr() as u64;
-            submitter.register_buf_ring_with_flags(address, positions, id, 0)?;
-        }
-        group.replenish();
-        Ok(group)
+        })
     }
 
     /// The size of a buffer in bytes.
@@ -210,6 +216,30 @@ impl BufferGroup {
         drop(self.take(buffer, 0));
     }
 
+    /// The buffer that a kernel would take next.
+    #[cfg(test)]
+    pub(super) fn next_listed(&self) -> Option<u16> {
+        // Bundles may have been told out of order, so the first listed is searched.
+        let first = self.tail.wrapping_sub(self.buffer_at.len() as u16);
+        (0..=self.mask)
+            .map(|at| first.wrapping_add(at) & self.mask)
+            .find(|&position| {
+                let buffer = self.buffer_at[usize::from(position)];
+                buffer != NOWHERE && self.position_of[usize::from(buffer)] == position
+            })
+            .map(|position| self.buffer_at[usize::from(position)])
+    }
+
+    /// Writes to a listed buffer, as a kernel would.
+    #[cfg(test)]
+    pub(super) fn write(&mut self, buffer: u16, bytes: &[u8]) {
+        assert_ne!(self.position_of[usize::from(buffer)], NOWHERE);
+        let address = self.pool.address(buffer).unwrap();
+        assert!(bytes.len() <= self.buffer_bytes() as usize);
+        // SAFETY: a listed buffer is in nobody's slice, and the ring of this test is never entered.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address.as_ptr(), bytes.len()) };
+    }
+
     /// Keeps all memory for the life of the process: the kernel may still write it.
     pub(super) fn keep(&mut self) {
         self.kept = true;
@@ -225,5 +255,147 @@ impl Drop for BufferGroup {
         let bytes = (usize::from(self.mask) + 1) * size_of::<Entry>();
         // SAFETY: the mapping is this group's own, and the ring that knew it is closed.
         let _ = unsafe { munmap(self.entries.as_ptr().cast(), bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES: u32 = 1000;
+
+    fn group(count: u16, hot_bytes: usize) -> BufferGroup {
+        let mut group = BufferGroup::unregistered(count, BYTES, hot_bytes).unwrap();
+        group.replenish();
+        group
+    }
+
+    /// The buffers that a kernel would take next, in order, and how many entries it sees.
+    fn listed(group: &BufferGroup) -> Vec<u16> {
+        // SAFETY: the mapping is the group's; nobody writes it meanwhile.
+        let tail = unsafe { (*group.entries.as_ptr()).tail };
+        assert_eq!(tail, group.tail);
+        let first = tail.wrapping_sub(group.listed as u16);
+        let entries = (0..group.listed as u16).map(|at| {
+            let position = first.wrapping_add(at) & group.mask;
+            // SAFETY: as above; the position is inside the mapping.
+            let entry = unsafe { &*group.entries.add(position.into()).as_ptr() };
+            let address = group.pool.address(entry.buffer).unwrap();
+            assert_eq!((entry.address, entry.len), (address.as_ptr() as u64, BYTES));
+            entry.buffer
+        });
+        entries.collect()
+    }
+
+    fn bundle(group: &mut BufferGroup, first: u16, len: usize) -> Vec<Slice> {
+        let mut parts = Vec::new();
+        group.take_bundle(first, len, |part| parts.push(part));
+        parts
+    }
+
+    #[test]
+    fn what_is_used_last_is_listed_first() {
+        let mut group = group(8, 3 * BYTES as usize);
+        assert_eq!(
+            listed(&group),
+            [0, 1, 2, 3, 4, 5, 6, 7],
+            "nothing is known of lengths"
+        );
+        let slices: Vec<_> = (0..8)
+            .map(|buffer| group.take(buffer, BYTES as usize).unwrap())
+            .collect();
+        assert_eq!((group.listed(), group.free()), (0, 0));
+        assert_eq!(listed(&group), []);
+        slices.into_iter().for_each(drop);
+        group.replenish();
+        assert_eq!(listed(&group), [7, 6, 5, 4], "few, when they are full");
+        assert_eq!(group.free(), 8);
+    }
+
+    #[test]
+    fn a_bundle_goes_on_in_the_order_of_the_ring_past_its_end() {
+        let mut group = group(4, 1 << 20);
+        let parts = bundle(&mut group, 0, 2500);
+        let lens: Vec<_> = parts.iter().map(Slice::len).collect();
+        assert_eq!(lens, [1000, 1000, 500]);
+        drop(parts);
+        group.replenish();
+        assert_eq!(listed(&group), [3, 2, 1, 0]);
+        // Buffer 3 is at the last position, the others are at the first ones.
+        let parts = bundle(&mut group, 3, 4000);
+        assert_eq!((parts.len(), group.listed()), (4, 0));
+        let starts: Vec<_> = parts.iter().map(|part| part.bytes().as_ptr()).collect();
+        let expected = [3, 2, 1, 0].map(|at| group.pool.address(at).unwrap().as_ptr().cast_const());
+        assert_eq!(starts, expected);
+    }
+
+    #[test]
+    fn bundles_of_two_receives_may_be_told_in_any_order() {
+        let mut group = group(8, 1 << 20);
+        let later = bundle(&mut group, 2, 1500);
+        let earlier = bundle(&mut group, 0, 1001);
+        assert_eq!((later.len(), earlier.len(), group.listed()), (2, 2, 4));
+        drop(earlier);
+        group.replenish();
+        assert_eq!(group.listed(), 6);
+        assert_eq!((group.free(), group.count()), (6, 8));
+        drop(later);
+        assert_eq!(group.free(), 8);
+    }
+
+    #[test]
+    fn a_bundle_shorter_than_asked_leaves_the_rest_listed() {
+        let mut group = group(8, 1 << 20);
+        assert_eq!(bundle(&mut group, 0, 1).len(), 1);
+        assert_eq!(listed(&group), [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(bundle(&mut group, 1, 0).len(), 0);
+        assert_eq!(group.listed(), 7);
+        group.take_unused(1);
+        group.replenish();
+        // It comes last, with the one that was given up before.
+        assert_eq!(listed(&group), [2, 3, 4, 5, 6, 7, 1, 0]);
+    }
+
+    #[test]
+    fn a_length_past_the_buffer_and_a_buffer_that_is_none_are_cut() {
+        let mut group = group(4, 1 << 20);
+        assert_eq!(group.take(0, 5000).map(|slice| slice.len()), Some(1000));
+        assert!(group.take(4, 1).is_none());
+        assert_eq!(bundle(&mut group, 9, 100).len(), 0);
+        // A bundle of more than there is.
+        assert_eq!(bundle(&mut group, 1, 3000).len(), 3);
+        assert_eq!(group.listed(), 0);
+    }
+
+    #[test]
+    fn a_dry_group_recovers_with_buffers_of_other_threads() {
+        let mut group = group(4, 1 << 20);
+        let parcels: Vec<_> = (0..4)
+            .map(|buffer| group.take(buffer, 10).unwrap().into_parcel())
+            .collect();
+        group.replenish();
+        assert_eq!((group.listed(), group.free()), (0, 0));
+        std::thread::spawn(move || drop(parcels)).join().unwrap();
+        group.replenish();
+        assert_eq!((group.listed(), group.free()), (4, 4));
+    }
+
+    #[test]
+    fn the_ring_goes_round_many_times() {
+        // Not a power of two: some positions are unused in each round.
+        let mut group = group(5, 1 << 20);
+        for _ in 0..40_000 {
+            let next = listed(&group);
+            assert_eq!(next.len(), 5);
+            let parts = bundle(&mut group, next[0], 1500);
+            assert_eq!(parts.len(), 2);
+            drop(parts);
+            group.replenish();
+        }
+        assert!(
+            group.tail < 40_000,
+            "the tail itself went round: {}",
+            group.tail
+        );
     }
 }

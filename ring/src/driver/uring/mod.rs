@@ -66,6 +66,8 @@ mod probe;
 mod slots;
 mod sockets;
 mod submit;
+#[cfg(test)]
+mod synthetic;
 
 use std::collections::VecDeque;
 use std::fmt;
