@@ -331,6 +331,13 @@ fn super_frames_stay_whole_for_links_that_take_them() {
             _ => Abilities { uso: false, ..ALL },
         };
         assert_eq!(pieces(&super_frame, &offload, &lacking).len(), 29);
+        // A checksum that is complete already is not what such a link completes.
+        let full = frame(v4, 0, &mut layer, &bytes(40_000));
+        let complete = Offload {
+            checksum: ChecksumState::Unverified,
+            ..offload
+        };
+        assert_eq!(pieces(&full, &complete, &ALL).len(), 29);
         // A length field that says less than there is would have its receiver cut the rest off.
         let (field, len) = if v4 { (16, 40) } else { (18, 20) };
         put(&mut super_frame, field, len + layer.len() as u16);
@@ -588,6 +595,8 @@ fn finishing_a_checksum_changes_no_header_that_was_read() {
         .add(&neighbor);
     put(&mut advertisement, 56, sum.checksum());
     let datagram = frame(true, 0, &mut udp(), &bytes(100));
+    let mut bare = datagram.clone();
+    put(&mut bare, 34 + UDP_CHECKSUM, 0);
     let segment = frame(true, 0, &mut tcp(), &bytes(100));
     let cases = [
         // Ports, addresses, lengths.
@@ -604,8 +613,11 @@ fn finishing_a_checksum_changes_no_header_that_was_read() {
         // What a neighbour advertisement tells about whom.
         (&advertisement, 54, 8),
         (&advertisement, 62, 0),
+        // Inside of what has a checksum of its own.
+        (&datagram, 42, 4),
+        (&segment, 74, 4),
         // Behind the end.
-        (&datagram, 140, 1),
+        (&bare, 140, 1),
     ];
     for (frame, start, offset) in cases {
         let offload = Offload {
@@ -617,6 +629,14 @@ fn finishing_a_checksum_changes_no_header_that_was_read() {
             assert_eq!(refused, Err(Refusal::BadOffload), "{start} {offset}");
         }
     }
+    let inside = Offload {
+        checksum: ChecksumState::Partial {
+            start: 140,
+            offset: 0,
+        },
+        ..Offload::NONE
+    };
+    assert_eq!(planned(&bare, &inside, &ALL), Ok(inside));
 }
 
 fn any_layer() -> impl Strategy<Value = Layer4> {
