@@ -1,10 +1,10 @@
 //! What a URL leads to, opened: before the engine starts, so that what is wrong is said at once.
 
 use std::fmt;
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use nix::net::if_::if_nametoindex;
 use rustix::io::Errno;
 use rustix::net::sockopt::{
     set_socket_recv_buffer_size, set_socket_send_buffer_size, socket_acceptconn, socket_type,
@@ -175,7 +175,7 @@ fn listen_vsock(cid: u32, port: u32) -> Result<Source, String> {
 
 /// The kernel would make an interface of that name, so it must be there before.
 fn open_tap(name: &str) -> Result<Source, String> {
-    if fs::metadata(format!("/sys/class/net/{name}")).is_err() {
+    if if_nametoindex(name).is_err() {
         return Err(format!(
             "there is no such interface here: make it first (ip tuntap add dev {name} mode tap user $USER)"
         ));
