@@ -67,7 +67,7 @@ A URL says where guests come from and what they speak:
                       speaks there, the default), vpnkit or qemu
   fd:N,proto=PROTOCOL an inherited socket, connected or listening: vpnkit, gvproxy, qemu, vfkit, bess
   vsock://CID:PORT    a vsock port, vpnkit's protocol; CID of this machine, or 'any'
-  tap:NAME            a TAP that exists, in the network namespace of towpath
+  tap:NAME            a TAP or macvtap that exists, in the network namespace of towpath
 Socket files are for their owner alone (mode 0600) and go when towpath ends.
 
 Examples:

@@ -56,9 +56,6 @@ pub(super) fn run(arguments: &args::Serve, mut supervision: Supervision) -> Resu
     let network = config.network.clone();
     let engine =
         Engine::start(config, Vec::new()).map_err(|error| Failure::setup(error.to_string()))?;
-    let all_gone = engine
-        .listen(listeners)
-        .map_err(|error| Failure::setup(format!("guests can't be let in: {error}")))?;
     tracing::info!(
         "guests are in {}/{} and {}/64, the gateway is {}, the host {}",
         network.nth4(0),
@@ -67,6 +64,9 @@ pub(super) fn run(arguments: &args::Serve, mut supervision: Supervision) -> Resu
         network.gateway4(),
         network.host4()
     );
+    let all_gone = engine
+        .listen(listeners)
+        .map_err(|error| Failure::setup(format!("guests can't be let in: {error}")))?;
     supervision.tell_ready().map_err(Failure::setup)?;
     let outcome = serve(&engine, &signals, &supervision, &all_gone);
     logging::summary(arguments.log, &engine.stop());

@@ -1,10 +1,10 @@
 //! What a URL leads to, opened: before the engine starts, so that what is wrong is said at once.
 
 use std::fmt;
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use nix::net::if_::if_nametoindex;
 use rustix::io::Errno;
 use rustix::net::sockopt::{
     set_socket_recv_buffer_size, set_socket_send_buffer_size, socket_acceptconn, socket_type,
@@ -12,7 +12,7 @@ use rustix::net::sockopt::{
 use rustix::net::{SocketType, getpeername};
 use socket2::{Domain, SockAddr, Socket, Type};
 use towpath_ring::frames::stream::Framing;
-use towpath_ring::frames::tap::{Tap, TapOptions, TapQueue};
+use towpath_ring::frames::tap::{Tap, TapError, TapOptions, TapQueue};
 
 use super::socket_file::SocketFile;
 use super::url::{LinkUrl, Protocol};
@@ -175,13 +175,17 @@ fn listen_vsock(cid: u32, port: u32) -> Result<Source, String> {
 
 /// The kernel would make an interface of that name, so it must be there before.
 fn open_tap(name: &str) -> Result<Source, String> {
-    if fs::metadata(format!("/sys/class/net/{name}")).is_err() {
-        return Err(format!(
-            "there is no such interface here: make it first (ip tuntap add dev {name} mode tap user $USER)"
-        ));
-    }
-    let tap = Tap::create(name, 1, &TapOptions::default()).map_err(|error| error.to_string())?;
-    let queue = tap.queues.into_iter().next();
+    let index = if_nametoindex(name).map_err(|_| {
+        format!("there is no such interface here: make it first (ip tuntap add dev {name} mode tap user $USER)")
+    })?;
+    let tap = match Tap::create(name, 1, &TapOptions::default()) {
+        Err(TapError::Attach {
+            errno: Errno::INVAL,
+            ..
+        }) if Path::new(&format!("/dev/tap{index}")).exists() => Tap::open_macvtap(index),
+        outcome => outcome,
+    };
+    let queue = tap.map_err(|error| error.to_string())?.queues.pop();
     queue
         .map(Source::Tap)
         .ok_or_else(|| "the TAP has no queue".to_owned())

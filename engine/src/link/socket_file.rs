@@ -1,5 +1,6 @@
 //! Sockets that have a file: made for their owner alone, and gone when their owner is.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -31,9 +32,9 @@ impl SocketFile {
     ///
     /// For people: another program serves the path, the file is no socket, the folder is not there.
     pub(super) fn listen(path: &Path, kind: SocketType) -> Result<(OwnedFd, Self), String> {
-        let at = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-        let socket = private_socket(kind).map_err(|error| at(&error))?;
-        let address = SocketAddrUnix::new(path).map_err(|error| at(&error))?;
+        let failed = |error: &dyn fmt::Display| format!("the socket can't be made: {error}");
+        let socket = private_socket(kind).map_err(|error| failed(&error))?;
+        let address = SocketAddrUnix::new(path).map_err(|error| failed(&error))?;
         let bound = match bind(&socket, &address) {
             Err(Errno::ADDRINUSE) => {
                 remove_stale(path)?;
@@ -42,18 +43,21 @@ impl SocketFile {
             outcome => outcome,
         };
         bound.map_err(|errno| match errno {
-            Errno::NOENT => at(&"the folder does not exist"),
-            Errno::ACCESS | Errno::PERM | Errno::ROFS => at(&format_args!(
-                "can't be made: {errno}; the folder must be one that you may write to"
-            )),
-            _ => at(&format_args!("can't be made: {errno}")),
+            Errno::NOENT => "the folder does not exist".to_owned(),
+            Errno::ACCESS | Errno::PERM | Errno::ROFS => {
+                format!(
+                    "{}; the folder must be one that you may write to",
+                    failed(&errno)
+                )
+            }
+            _ => failed(&errno),
         })?;
         let file = Self {
             path: path.to_owned(),
-            identity: identity(path).map_err(|error| at(&error))?,
+            identity: identity(path).map_err(|error| failed(&error))?,
         };
         if kind != SocketType::DGRAM {
-            listen(&socket, BACKLOG).map_err(|error| at(&error))?;
+            listen(&socket, BACKLOG).map_err(|error| failed(&error))?;
         }
         Ok((socket, file))
     }
@@ -110,17 +114,17 @@ fn private_socket(kind: SocketType) -> io::Result<OwnedFd> {
 /// Removes the file of a socket that nobody holds. Whatever kind of socket it was, a connection says so:
 /// one to a dead socket is refused before its kind is looked at.
 fn remove_stale(path: &Path) -> Result<(), String> {
-    let shown = path.display();
-    let failed = |error: &dyn std::fmt::Display| format!("{shown}: can't be looked at: {error}");
+    let failed = |error: &dyn fmt::Display| format!("what is there can't be looked at: {error}");
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(&error)),
     };
     if !metadata.file_type().is_socket() {
-        return Err(format!(
-            "{shown}: there is a file that is no socket; it is left alone: take another path or remove it"
-        ));
+        return Err(
+            "there is a file that is no socket, which is left alone: take another path or remove it"
+                .to_owned(),
+        );
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let probe = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)
@@ -128,12 +132,10 @@ fn remove_stale(path: &Path) -> Result<(), String> {
     let address = SocketAddrUnix::new(path).map_err(|error| failed(&error))?;
     match connect(&probe, &address) {
         Err(Errno::CONNREFUSED) => fs::remove_file(path)
-            .map_err(|error| format!("{shown}: a stale socket can't be removed: {error}")),
+            .map_err(|error| format!("a socket that nobody serves can't be removed: {error}")),
         Err(Errno::NOENT) => Ok(()),
         Err(errno @ Errno::ACCESS) => Err(failed(&errno)),
-        _ => Err(format!(
-            "{shown}: another program serves this socket: end it or take another path"
-        )),
+        _ => Err("another program serves this socket: end it or take another path".to_owned()),
     }
 }
 

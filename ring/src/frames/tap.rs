@@ -99,6 +99,31 @@ impl Tap {
         }
         Err(refused.unwrap_or(TapError::Name))
     }
+
+    /// Opens the macvtap with this interface index, which somebody made: the kernel gives each a character
+    /// device of its own. One queue, with the offload header: it always has it.
+    ///
+    /// # Errors
+    ///
+    /// There is no such device, this user may not open it, or another program has all its queues.
+    pub fn open_macvtap(index: u32) -> Result<Tap, TapError> {
+        let device = format!("/dev/tap{index}");
+        let fd = open_device(&device).map_err(|errno| TapError::Macvtap {
+            device: device.clone(),
+            errno,
+        })?;
+        // The name is not looked at: the device is the interface.
+        let request = Request::new(
+            "macvtap",
+            libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR,
+        )?;
+        attach(&fd, &request).map_err(|errno| TapError::Macvtap { device, errno })?;
+        let features = configure(&fd, true)?;
+        Ok(Tap {
+            queues: vec![TapQueue { fd, features }],
+            features,
+        })
+    }
 }
 
 impl TapQueue {
@@ -135,6 +160,13 @@ pub enum TapError {
     Name,
     /// `/dev/net/tun` could not be opened.
     Open(Errno),
+    /// A macvtap's device could not be opened.
+    Macvtap {
+        /// The device.
+        device: String,
+        /// Why.
+        errno: Errno,
+    },
     /// `TUNSETIFF` was refused.
     Attach {
         /// The interface.
@@ -174,6 +206,17 @@ impl fmt::Display for TapError {
                          device 10:200 in the container's device rules"
                     ),
                     Errno::NODEV | Errno::NXIO => write!(f, "; the kernel has no TUN/TAP support"),
+                    _ => Ok(()),
+                }
+            }
+            TapError::Macvtap { device, errno } => {
+                write!(f, "cannot open the macvtap's device {device}: {errno}")?;
+                match *errno {
+                    Errno::NOENT => write!(f, "; udev, or mknod as root, makes it"),
+                    Errno::ACCESS | Errno::PERM => {
+                        write!(f, "; allow this user to read and write it")
+                    }
+                    Errno::BUSY => write!(f, "; another program has it open"),
                     _ => Ok(()),
                 }
             }
@@ -220,7 +263,7 @@ fn open_queues(
         features: LinkFeatures::default(),
     };
     for number in 0..count {
-        let fd = open_device()?;
+        let fd = open_device("/dev/net/tun").map_err(TapError::Open)?;
         match attach(&fd, &request) {
             Ok(()) => {}
             // Some queues are there; more are not to be had.
@@ -251,9 +294,9 @@ fn open_queues(
     Ok(tap)
 }
 
-fn open_device() -> Result<OwnedFd, TapError> {
+fn open_device(path: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    rustix::fs::open("/dev/net/tun", flags, Mode::empty()).map_err(TapError::Open)
+    rustix::fs::open(path, flags, Mode::empty())
 }
 
 /// Header size and offloads belong to the interface: one queue sets them for all.
@@ -375,6 +418,8 @@ mod tests {
         assert!(text.contains("modprobe tun"), "{text}");
         let text = TapError::Open(Errno::ACCESS).to_string();
         assert!(text.contains("0666"), "{text}");
+        let text = Tap::open_macvtap(u32::MAX).unwrap_err().to_string();
+        assert!(text.contains("/dev/tap4294967295"), "{text}");
         let attach = |errno| {
             TapError::Attach {
                 name: "tap0".into(),
