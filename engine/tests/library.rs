@@ -96,6 +96,26 @@ impl Guest {
         }
     }
 
+    /// A datagram of `len` bytes to another guest, without a UDP checksum.
+    fn datagram(&self, to: &Guest, len: usize) -> Vec<u8> {
+        let total = u16::try_from(28 + len).unwrap().to_be_bytes();
+        let mut ip = [
+            &[0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, 17, 0, 0],
+            &self.address[..],
+            &to.address,
+        ]
+        .concat();
+        let sum: u32 = ip
+            .chunks(2)
+            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+            .sum();
+        let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        let udp = u16::try_from(8 + len).unwrap().to_be_bytes();
+        let udp = [0x10, 0, 0x10, 0, udp[0], udp[1], 0, 0];
+        [&to.mac, &self.mac, &[8, 0][..], &ip, &udp, &vec![7; len]].concat()
+    }
+
     fn arp(&self, to: [u8; 6], operation: u8, target: [u8; 6], wanted: [u8; 4]) -> Vec<u8> {
         let header: &[&[u8]] = &[&to, &self.mac, &[8, 6, 0, 1, 8, 0, 6, 4, 0, operation]];
         let body: &[&[u8]] = &[&self.mac, &self.address, &target, &wanted];
@@ -159,4 +179,39 @@ fn a_guest_that_breaks_the_framing_is_dismissed_and_no_other() {
     }
     assert!(good_left.try_recv().is_err(), "it is still there");
     assert_eq!(engine.stop().totals.get(Counter::DroppedFraming), 2);
+}
+
+#[test]
+fn a_guest_that_takes_nothing_keeps_no_buffers_of_others() {
+    let engine = Engine::start(config(1), Vec::new()).unwrap();
+    let (mut sender, _) = Guest::join(&engine, 11);
+    let (mut deaf, deaf_left) = Guest::join(&engine, 12);
+    // It is heard once, and reads nothing from then on.
+    let announcement = deaf.arp([0xff; 6], 1, [0; 6], deaf.address);
+    deaf.send(&announcement);
+    let datagram = sender.datagram(&deaf, 1000);
+    for _ in 0..2000 {
+        sender.send(&datagram);
+        // One receive for each frame, so that each holds a buffer of its own as long as it waits.
+        assert_eq!(sender.resolve([10, 9, 8, 1]), Network::GATEWAY_MAC.0);
+    }
+    let (mut third, _) = Guest::join(&engine, 13);
+    assert_eq!(third.resolve([10, 9, 8, 1]), Network::GATEWAY_MAC.0);
+    let totals = engine.totals();
+    assert!(totals.get(Counter::DroppedLinkFull) > 1000, "{totals}");
+    assert!(deaf_left.try_recv().is_err(), "it may yet read");
+
+    // What waited for it is whole when it does.
+    let mut whole = 0;
+    deaf.stream
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    let mut first = [0; 4];
+    while deaf.stream.read_exact(&mut first).is_ok() {
+        let mut frame = vec![0; u32::from_be_bytes(first) as usize];
+        deaf.stream.read_exact(&mut frame).unwrap();
+        whole += usize::from(frame == datagram);
+    }
+    assert!(whole >= 256, "{whole} frames");
+    engine.stop();
 }

@@ -233,6 +233,17 @@ impl<D: Driver> Core<D> {
         (!self.starved_ports.is_empty()).then(|| self.now + RETRY)
     }
 
+    /// Takes pooled buffers back from guests that take nothing.
+    pub(crate) fn relieve_ports(&mut self) {
+        let copied = self
+            .egress
+            .ports
+            .iter_mut()
+            .map(|port| port.carrier.leave_pool())
+            .sum();
+        self.counters.add(Counter::BufferCopies, copied);
+    }
+
     fn fail_port(&mut self, port: PortId, errno: Errno) {
         let departure = match errno {
             // The other end is gone.

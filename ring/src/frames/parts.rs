@@ -57,4 +57,15 @@ impl Parts {
             }
         }
     }
+
+    /// Copies what lies in pooled buffers, so that a link that takes nothing keeps none. How many slices
+    /// that were.
+    pub(super) fn leave_pool(&mut self) -> u64 {
+        let mut count = 0;
+        for slice in self.slices.iter_mut().filter(|slice| slice.is_pooled()) {
+            *slice = Slice::from_vec(slice.to_vec());
+            count += 1;
+        }
+        count
+    }
 }

@@ -17,6 +17,10 @@ const QUEUE: FrameBounds = FrameBounds {
 const ROOM_BYTES: usize = 256 << 10;
 const ROOM_FRAMES: usize = 1024;
 
+/// Bytes that wait for room in a socket that had none: a copy of a few, so that a guest that takes nothing keeps
+/// no pooled buffers.
+const PROBE_BYTES: usize = 1024;
+
 /// The most that one receive of a stream takes.
 const RECEIVE_MAX: u32 = 256 << 10;
 
@@ -44,7 +48,10 @@ pub(crate) struct Stream {
 pub(crate) struct Packets {
     pub(crate) socket: SocketId,
     writer: PacketWriter,
-    sending: bool,
+    /// Packets of the send that is under way.
+    sending: Option<usize>,
+    /// The socket had no room: the next send waits for it.
+    full: bool,
 }
 
 impl Carrier {
@@ -63,7 +70,8 @@ impl Carrier {
         Self::Packets(Packets {
             socket,
             writer: PacketWriter::new(QUEUE),
-            sending: false,
+            sending: None,
+            full: false,
         })
     }
 
@@ -144,6 +152,15 @@ impl Carrier {
         }
     }
 
+    /// Frees the pooled buffers of what waits for a guest that takes nothing. How many slices were copied.
+    pub(crate) fn leave_pool(&mut self) -> u64 {
+        match self {
+            Self::Stream(stream) if stream.full => stream.writer.leave_pool(),
+            Self::Packets(packets) if packets.full => packets.writer.leave_pool(),
+            _ => 0,
+        }
+    }
+
     /// Hands over what waits, as much as one operation takes, unless one is under way.
     pub(crate) fn flush<D: Driver>(&mut self, driver: &mut D, token: Token) {
         match self {
@@ -177,12 +194,15 @@ impl Stream {
         if self.sending.is_some() || self.writer.is_empty() {
             return;
         }
+        if self.full {
+            let first = self.writer.first(PROBE_BYTES);
+            self.sending = Some(first.len());
+            return driver.send(self.socket, &[first], SendMode::WhenWritable, token);
+        }
         let batch = self.writer.batch();
         let bytes = batch.iter().map(Slice::len).sum();
         // With more to send its completion is wanted at once; else the next wake-up is soon enough.
-        let mode = if self.full {
-            SendMode::WhenWritable
-        } else if bytes < self.writer.queued_bytes() {
+        let mode = if bytes < self.writer.queued_bytes() {
             SendMode::Now
         } else {
             SendMode::Quiet
@@ -194,16 +214,23 @@ impl Stream {
 
 impl Packets {
     fn flush<D: Driver>(&mut self, driver: &mut D, token: Token) {
-        if self.sending || self.writer.is_empty() {
+        if self.sending.is_some() || self.writer.is_empty() {
             return;
         }
+        if self.full {
+            let first = self.writer.first().unwrap_or_default();
+            self.sending = Some(1);
+            return driver.send_packets(self.socket, &[&[first]], token);
+        }
         let mut room = [&[][..]; PACKETS_MAX];
-        driver.send_packets(self.socket, self.writer.batch(&mut room), token);
-        self.sending = true;
+        let batch = self.writer.batch(&mut room);
+        self.sending = Some(batch.len());
+        driver.send_packets(self.socket, batch, token);
     }
 
     fn sent(&mut self, taken: u32) {
-        self.sending = false;
+        let asked = self.sending.take().unwrap_or(0);
+        self.full = (taken as usize) < asked;
         self.writer.advance(taken as usize);
     }
 }

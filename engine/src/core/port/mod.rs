@@ -162,6 +162,10 @@ impl Ports {
         self.ports.get_mut(usize::from(id.0))?.as_deref_mut()
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Port> {
+        self.ports.iter_mut().filter_map(Option::as_deref_mut)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PortId, &Port)> {
         let numbered = self.ports.iter().enumerate();
         numbered.filter_map(|(n, port)| Some((PortId(n as u16), port.as_deref()?)))

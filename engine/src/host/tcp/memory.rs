@@ -70,8 +70,17 @@ impl<D: Driver> Core<D> {
     /// Keeps pooled buffers from being pinned by flows that stand still.
     pub(crate) fn relieve_pools(&mut self) {
         let levels = self.driver.levels();
+        let low = levels.tap_free < levels.tap_total / 2
+            || levels.link_free < levels.link_total / 2
+            || levels.datagram_free < levels.datagram_total / 2;
+        let streams_low = levels.stream_free < levels.stream_total / 4;
+        let due = self.now.since(self.relieved_at) >= RELIEF_INTERVAL;
+        if due && (low || streams_low) {
+            self.relieved_at = self.now;
+            self.relieve_ports();
+        }
         // Frames that came over a lane hold buffers of another core, whose level is not seen here.
-        let low = levels.tap_free < levels.tap_total / 2 || self.has_peers();
+        let low = low || self.has_peers();
         // Places of flows that ended stay listed until a look through the list.
         let long = self.blocked.len() > self.tcp.len() + 64;
         if (low || long) && !self.blocked.is_empty() {
@@ -79,11 +88,7 @@ impl<D: Driver> Core<D> {
             blocked.retain(|&index| self.relieve_blocked(index));
             self.blocked = blocked;
         }
-        if levels.stream_free < levels.stream_total / 4
-            && self.held_bytes < self.limits.buffer_bytes
-            && self.now.since(self.relieved_at) >= RELIEF_INTERVAL
-        {
-            self.relieved_at = self.now;
+        if due && streams_low && self.held_bytes < self.limits.buffer_bytes {
             for (_, flow) in self.tcp.iter_mut() {
                 if flow.marks.released || flow.download.bytes() == 0 {
                     continue;

@@ -63,6 +63,21 @@ impl FrameWriter {
         &row[..row.len().min(SEND_SLICES_MAX)]
     }
 
+    /// A copy of the first bytes that wait, at most `max` of them: what waits for room shall keep no pooled
+    /// buffer.
+    #[must_use]
+    pub fn first(&self, max: usize) -> Slice {
+        let first = self.parts.slices.front();
+        first.map_or_else(Slice::empty, |slice| {
+            Slice::from_vec(slice[..slice.len().min(max)].to_vec())
+        })
+    }
+
+    /// Copies what lies in pooled buffers, because the link takes nothing. How many slices that were.
+    pub fn leave_pool(&mut self) -> u64 {
+        self.parts.leave_pool()
+    }
+
     /// Takes the first `bytes` bytes off the queue, which were sent. The last frame of them may be cut.
     pub fn advance(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.bytes, "more was sent than was queued");
