@@ -143,7 +143,7 @@ fn packets_go_in_order_through_a_full_queue(mut world: World<impl Driver, impl P
         frames: 500,
     };
     let mut writer = PacketWriter::new(bounds);
-    let large = Slice::from_vec(vec![7; 1000]);
+    let large = Slice::from_vec(vec![7; 2000]);
     let (mut pushed, mut got, mut sending, mut most) = (0u32, 0u32, false, 0);
     let started = Instant::now();
     while got < 2000 {

@@ -155,7 +155,7 @@ mod tests {
             frames: 100,
         };
         let mut writer = PacketWriter::new(bounds);
-        let large = Slice::from_vec(vec![7; 300]);
+        let large = Slice::from_vec(vec![7; 2000]);
         let (mut pushed, mut got) = (0u32, 0u32);
         // The queue goes round its memory many times.
         while got < 5000 {
@@ -169,7 +169,7 @@ mod tests {
             assert_eq!(packets.len(), PACKETS_MAX);
             for packet in &packets[..17] {
                 assert_eq!(packet[..4], got.to_le_bytes());
-                assert_eq!(packet.len(), 4 + got as usize % 4 * 300);
+                assert_eq!(packet.len(), 4 + got as usize % 4 * 2000);
                 got += 1;
             }
             writer.advance(17);

@@ -14,8 +14,10 @@ pub struct FrameBounds {
     pub frames: usize,
 }
 
-/// A payload of at most so many bytes is copied behind its header: a further part of a send costs more.
-pub(super) const COPIED_BYTES_MAX: usize = 256;
+/// A payload of at most so many bytes is copied behind its header: with that of ethernet's usual MTU
+/// a core carries 12 % more frames than with two parts for each; for larger ones it makes no difference
+/// or is a loss (the example `frames`).
+pub(super) const COPIED_BYTES_MAX: usize = 1536;
 
 /// The size of a chunk for prefixes, headers and small payloads.
 const CHUNK_BYTES: usize = 32 << 10;
@@ -38,22 +40,18 @@ impl Parts {
     /// Adds a frame. `joined`: its first bytes may be in one slice with what is in front of it.
     pub(super) fn push(&mut self, joined: bool, start: [&[u8]; 2], payload: &[Slice]) {
         let [prefix, header] = start;
-        let (small, large) = match payload {
+        let (small, rest) = match payload {
             [first, rest @ ..] if first.len() <= COPIED_BYTES_MAX => (first.bytes(), rest),
             _ => (&[][..], payload),
         };
-        let start = [prefix, header, small];
-        if start.iter().any(|part| !part.is_empty()) {
-            let last = self.slices.back_mut().filter(|_| joined);
-            let piece = self.arena.write(last, start);
-            self.slices.extend(piece);
-        }
-        for slice in large {
+        let before = self.slices.len();
+        self.copy(joined, [prefix, header, small]);
+        for slice in rest {
             if slice.len() > COPIED_BYTES_MAX {
                 self.slices.push_back(slice.clone());
-            } else if !slice.is_empty() {
-                let piece = self.arena.write(None, [slice, &[], &[]]);
-                self.slices.extend(piece);
+            } else {
+                let begun = self.slices.len() > before;
+                self.copy(joined || begun, [slice, &[], &[]]);
             }
         }
     }
@@ -67,5 +65,14 @@ impl Parts {
             count += 1;
         }
         count
+    }
+
+    fn copy(&mut self, joined: bool, parts: [&[u8]; 3]) {
+        if parts.iter().all(|part| part.is_empty()) {
+            return;
+        }
+        let last = self.slices.back_mut().filter(|_| joined);
+        let piece = self.arena.write(last, parts);
+        self.slices.extend(piece);
     }
 }

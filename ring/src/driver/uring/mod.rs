@@ -430,6 +430,9 @@ impl Driver for Uring {
 
     fn adopt(&mut self, fd: OwnedFd, purpose: Adopted) -> SocketId {
         sockets::set_blocking(&fd);
+        if purpose != Adopted::Service {
+            sockets::enlarge(&fd);
+        }
         let id = self.sockets.add(fd, None).unwrap_or(NO_SOCKET);
         if let Some(index) = self.sockets.index(id)
             && let Some(socket) = self.sockets.at(index)

@@ -222,6 +222,23 @@ pub(super) fn set_blocking(fd: &OwnedFd) {
     }
 }
 
+/// What may wait between the UNIX socket of a link and its reader, in bytes, as it is asked for. The kernel
+/// cuts that to the sysctl `net.core.wmem_max`, usually 208 KiB, and doubles it for its own overhead.
+const LINK_SEND_BUFFER_BYTES: usize = 256 << 10;
+
+/// Has a link take twice as much at a time as a socket does by default.
+pub(super) fn enlarge(fd: &OwnedFd) {
+    let reference = SockRef::from(fd);
+    // TCP finds its own size, if it is let.
+    if reference
+        .domain()
+        .is_ok_and(|domain| domain == Domain::UNIX)
+    {
+        // Best effort: it works as well with less.
+        let _ = reference.set_send_buffer_size(LINK_SEND_BUFFER_BYTES);
+    }
+}
+
 /// Has ICMP errors reported, and queued with what they say.
 pub(super) fn report_errors(socket: &impl AsFd, domain: Domain) -> io::Result<()> {
     if domain == Domain::IPV6 {
