@@ -39,7 +39,7 @@ pub const FRAME_SLICES_MAX: usize = 32;
 /// a header and two parts of payload.
 pub const SEND_SLICES_MAX: usize = 192;
 /// How many packets one [`Driver::send_packets`] takes; what is behind them is not sent.
-pub const PACKETS_MAX: usize = 32;
+pub const PACKETS_MAX: usize = 64;
 
 /// What a core needs of the machine. See the module.
 pub trait Driver {
@@ -128,9 +128,10 @@ pub trait Driver {
     fn send_packet(&mut self, socket: SocketId, payload: &[Slice], token: Token);
 
     /// Sends the first [`PACKETS_MAX`] packets in order on a connected seqpacket or datagram socket, each of
-    /// one or more slices, at most [`SEND_SLICES_MAX`], which are held until the completion. Waits until
-    /// there is room for one. Ends in [`Completion::Sent`] with the number of packets that were taken, fewer
-    /// than given if there was no more room or the one behind them failed; `Err` if the first failed.
+    /// at most [`SEND_SLICES_MAX`] slices: as many as there is room for. If there is none, waits for it. Ends
+    /// in [`Completion::Sent`] with the number of packets that were taken, which is 0 when it had to wait:
+    /// there is room now, send again. `Err` if the first failed; one behind it that fails says so when it is the
+    /// first.
     ///
     /// A datagram socket whose peer is gone says so here alone: `ECONNREFUSED`, and then `ENOTCONN`.
     fn send_packets(&mut self, socket: SocketId, packets: &[&[Slice]], token: Token);

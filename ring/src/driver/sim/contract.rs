@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use super::host::{Answer, SimDatagram};
-use super::socket::{Chain, Connect, Receive, Send, Socket, reaches};
+use super::socket::{Connect, Receive, Send, Socket, reaches};
 use super::{DATAGRAM_MAX, Due, LINK, Operation, SimDriver};
 use crate::buffer::Slice;
 use crate::driver::{
@@ -280,7 +280,7 @@ impl Driver for SimDriver {
         let mut packets = &packets[..packets.len().min(PACKETS_MAX)];
         let refused = match self.sockets.get(&raw) {
             None => Some(Errno::BADF),
-            Some(socket) if socket.chain.is_some() || socket.unheard.send => Some(Errno::ALREADY),
+            Some(socket) if socket.room.is_some() || socket.unheard.send => Some(Errno::ALREADY),
             Some(_) if packets.iter().any(|packet| packet.len() > SEND_SLICES_MAX) => {
                 Some(Errno::MSGSIZE)
             }
@@ -295,12 +295,32 @@ impl Driver for SimDriver {
             let some = self.random.between(1, packets.len() as u64 - 1);
             packets = &packets[..some as usize];
         }
-        if let Some(socket) = self.sockets.get_mut(&raw) {
-            let packets = packets.iter().map(|packet| packet.to_vec()).collect();
-            socket.chain = Some(Chain { token, packets });
-            self.waiting.insert(raw);
-            self.progress_chain(raw);
+        let Some(socket) = self.sockets.get_mut(&raw) else {
+            return;
+        };
+        let Some(to) = &socket.packets else { return };
+        let (mut taken, mut result) = (0, Ok(()));
+        for packet in packets {
+            result = to.core_send(packet);
+            if result.is_err() {
+                break;
+            }
+            taken += 1;
         }
+        let result = match result {
+            Err(Errno::AGAIN) if taken == 0 => {
+                socket.room = Some(token);
+                self.waiting.insert(raw);
+                return;
+            }
+            Err(errno) if taken == 0 => Err(errno),
+            _ => Ok(taken),
+        };
+        self.complete_of(
+            raw,
+            Operation::Send,
+            vec![Completion::Sent { token, result }],
+        );
     }
 
     fn receive_from(&mut self, id: SocketId, token: Token) {
@@ -348,8 +368,7 @@ impl Driver for SimDriver {
             let result = Err(Errno::CANCELED);
             ended.push(Completion::Sent { token, result });
         }
-        if let Some(Chain { token, packets }) = socket.chain {
-            self.held.extend(packets.into_iter().flatten());
+        if let Some(token) = socket.room {
             let result = Err(Errno::CANCELED);
             ended.push(Completion::Sent { token, result });
         }

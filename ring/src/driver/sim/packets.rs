@@ -46,6 +46,11 @@ impl Packets {
         Ok(())
     }
 
+    /// Whether a packet would not have to wait.
+    pub(super) fn core_writable(&self) -> bool {
+        self.peer_closed.get() || self.up.borrow().len() < self.room
+    }
+
     /// The length of the next packet for the core.
     pub(super) fn core_waits(&self) -> Option<usize> {
         self.down.borrow().front().map(Vec::len)

@@ -20,7 +20,7 @@ impl SimDriver {
             self.progress_connect(raw);
             self.progress_send(raw);
             self.progress_receive(raw);
-            self.progress_chain(raw);
+            self.progress_room(raw);
             self.progress_packets(raw);
             self.progress_datagrams(raw);
             if !self.sockets.get(&raw).is_some_and(Socket::is_waiting) {
@@ -186,29 +186,17 @@ impl SimDriver {
         }
     }
 
-    pub(super) fn progress_chain(&mut self, raw: u32) {
+    fn progress_room(&mut self, raw: u32) {
         let Some(socket) = self.sockets.get_mut(&raw) else {
             return;
         };
-        let (Some(chain), Some(packets)) = (&socket.chain, &socket.packets) else {
+        let Some(packets) = &socket.packets else {
             return;
         };
-        let (token, mut taken, mut result) = (chain.token, 0, Ok(()));
-        for packet in &chain.packets {
-            result = packets.core_send(packet);
-            if result.is_err() {
-                break;
-            }
-            taken += 1;
-        }
-        let result = match result {
-            Err(Errno::AGAIN) if taken == 0 => return,
-            Err(errno) if taken == 0 => Err(errno),
-            _ => Ok(taken),
+        let Some(token) = socket.room.take_if(|_| packets.core_writable()) else {
+            return;
         };
-        let chain = socket.chain.take();
-        let packets = chain.into_iter().flat_map(|chain| chain.packets);
-        self.held.extend(packets.flatten());
+        let result = Ok(0);
         let done = vec![Completion::Sent { token, result }];
         self.complete_of(raw, Operation::Send, done);
     }

@@ -24,7 +24,8 @@ pub(super) struct Socket {
     pub(super) connect: Option<Connect>,
     pub(super) send: Option<Send>,
     pub(super) packets: Option<Rc<Packets>>,
-    pub(super) chain: Option<Chain>,
+    /// Somebody waits for room for packets.
+    pub(super) room: Option<Token>,
     pub(super) receive: Option<Receive>,
     pub(super) receive_from: Option<Token>,
     /// Operations that are through and of which the caller has not heard.
@@ -60,13 +61,6 @@ pub(super) struct Send {
     pub(super) payload: Vec<Slice>,
 }
 
-/// Packets of one operation, none of which was taken.
-#[derive(Debug)]
-pub(super) struct Chain {
-    pub(super) token: Token,
-    pub(super) packets: Vec<Vec<Slice>>,
-}
-
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Receive {
     pub(super) token: Token,
@@ -94,7 +88,7 @@ impl Socket {
             connect: None,
             send: None,
             packets: None,
-            chain: None,
+            room: None,
             receive: None,
             receive_from: None,
             unheard: Unheard::default(),
@@ -109,7 +103,7 @@ impl Socket {
     pub(super) fn is_waiting(&self) -> bool {
         self.connect.is_some()
             || self.send.is_some()
-            || self.chain.is_some()
+            || self.room.is_some()
             || self.receive.is_some()
             || !self.inbox.is_empty()
     }

@@ -4,7 +4,7 @@ use io_uring::cqueue;
 use rustix::net::Shutdown;
 
 use super::control;
-use super::operation::{Chain, Family, SendForm, WaitForm};
+use super::operation::{Family, SendForm, WaitForm};
 use super::sockets::NONE;
 use super::submit::{DATAGRAM_CONTROL_BYTES, DATAGRAM_NAME_BYTES};
 use super::{Uring, address};
@@ -210,12 +210,11 @@ impl Uring {
             self.quiet.retain(|&slot| slot != index);
         }
         let outcome = entry.outcome();
-        if form == SendForm::Chained {
-            self.chained_done(index, socket_index, outcome);
-        } else if form == SendForm::Stream {
+        if matches!(form, SendForm::Stream | SendForm::Room) {
             send.gather.release();
             self.sends.release(index);
             let result = match outcome {
+                Ok(_) if form == SendForm::Room => Ok(0),
                 Err(Errno::AGAIN) if mode != SendMode::WhenWritable => Ok(0),
                 Err(Errno::INTR) => Ok(0),
                 other => other,
@@ -257,49 +256,6 @@ impl Uring {
             self.datagram_send_over(index, socket_index);
         }
         self.close_if_idle(socket_index);
-    }
-
-    /// One of a chain of packets is done, and maybe all that were behind it.
-    fn chained_done(&mut self, index: u32, socket_index: u32, outcome: Result<u32, Errno>) {
-        let place = self.sends.get(index).map_or(0, |send| send.place);
-        let Some(socket) = self.sockets.at(socket_index) else {
-            return;
-        };
-        let (closing, head) = (socket.closing.is_some(), socket.send);
-        let Some(first) = self.sends.get(head) else {
-            return;
-        };
-        let (token, chain) = (first.token, &mut first.chain);
-        chain.left = chain.left.saturating_sub(1);
-        if let Err(errno) = outcome
-            && chain.failed.is_none_or(|(earlier, _)| place < earlier)
-        {
-            chain.failed = Some((place, errno));
-        }
-        let Chain {
-            packets,
-            left,
-            failed,
-        } = *chain;
-        if left > 0 {
-            return;
-        }
-        let full = matches!(failed, Some((_, Errno::AGAIN)));
-        if let Some(socket) = self.sockets.at(socket_index) {
-            socket.full = full;
-        }
-        let result = match failed {
-            None => Ok(packets.into()),
-            Some((0, _)) if closing => Err(Errno::CANCELED),
-            Some((0, Errno::AGAIN)) if self.closing => Ok(0),
-            Some((0, Errno::AGAIN)) if self.push_chain(head, packets.into(), true) => return,
-            Some((0, Errno::AGAIN)) => Ok(0),
-            Some((0, errno)) => Err(errno),
-            Some((taken, _)) => Ok(taken.into()),
-        };
-        self.release_chain(socket_index);
-        self.ready.push(Completion::Sent { token, result });
-        self.stream_send_over(socket_index);
     }
 
     /// A send on a datagram socket failed, maybe for an earlier datagram: tells its receiver. Returns

@@ -69,22 +69,6 @@ impl Uring {
         self.push_backlog();
     }
 
-    /// Makes room for so many entries that must be submitted in one piece. Whether that worked.
-    pub(super) fn make_room(&mut self, entries: usize) -> bool {
-        let room = |ring: &mut IoUring| {
-            let queue = ring.submission();
-            queue.capacity() - queue.len()
-        };
-        if self.backlog.is_empty() && room(&mut self.ring) >= entries {
-            return true;
-        }
-        self.counters.submission_queue_full += 1;
-        self.counters.enters += 1;
-        let _ = self.ring.submit();
-        self.push_backlog();
-        self.backlog.is_empty() && room(&mut self.ring) >= entries
-    }
-
     fn push_backlog(&mut self) {
         let mut queue = self.ring.submission();
         while let Some(entry) = self.backlog.front() {

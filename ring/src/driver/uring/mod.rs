@@ -35,17 +35,9 @@
 //! queue at once (a socket with a queued error looks ready for ever) into the socket's own bounded list
 //! for [`Driver::take_error`]; a send that met somebody else's error is done again once; receiving goes on.
 //!
-//! **Packets in order.** `send_packets` is a chain of linked sends: each begins when the one before it is
-//! done, and one that fails, for want of room too, cancels those behind it. All but the last are
-//! silent on success, and those behind a silent one that failed are silent, too: so one completion ends the chain, and
-//! says by its place in it how many packets went. A chain must be submitted in one piece. If there was no
-//! room, a poll goes in front. (The sends themselves must not wait: a packet that found the queue of a
-//! UNIX datagram socket full was copied before, and when the kernel tries it again it sends an empty one.)
-//!
 //! **Closing.** What is in flight is cancelled one by one (`user_data` is a hash lookup in the kernel, while
 //! cancelling all of a descriptor walks all operations of the ring). Each ends in its completion; with
-//! the last the descriptor is closed, in the ring too. Of a chain nobody knows which part waits: its socket
-//! is shut down, so that all of it fails.
+//! the last the descriptor is closed, in the ring too.
 //!
 //! **Staying awake.** Before a lone request's answer is waited for in the kernel, it is looked for (`busy_poll`).
 //!
@@ -62,6 +54,7 @@ mod errors;
 mod group;
 mod links;
 mod operation;
+mod packets;
 mod probe;
 mod slots;
 mod sockets;
@@ -148,6 +141,8 @@ pub struct Uring {
     ready: Vec<Completion>,
     reaped: Vec<complete::Reaped>,
     waker: Waker,
+    /// Room for the parts of packets.
+    packet_parts: Vec<libc::iovec>,
     /// Rings that we sent messages to.
     peers: Vec<Waker>,
     /// Readable when `wait` would find something; see [`Uring::completion_event`].
@@ -240,6 +235,7 @@ impl Uring {
             ready: Vec::new(),
             reaped: Vec::with_capacity(config.cq_entries as usize),
             waker,
+            packet_parts: Vec::new(),
             peers: Vec::new(),
             completion_event: None,
             completion_event_armed: false,
@@ -501,12 +497,10 @@ impl Driver for Uring {
     }
 
     fn send_packets(&mut self, socket: SocketId, packets: &[&[Slice]], token: Token) {
-        let result = match self.submit_packets(socket, packets, token) {
-            Ok(0) => Ok(0),
-            Ok(_) => return,
-            Err(errno) => Err(errno),
-        };
-        self.ready.push(Completion::Sent { token, result });
+        let result = self.submit_packets(socket, packets, token);
+        if let Some(result) = result.transpose() {
+            self.ready.push(Completion::Sent { token, result });
+        }
     }
 
     fn receive_from(&mut self, socket: SocketId, token: Token) {

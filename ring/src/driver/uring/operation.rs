@@ -1,9 +1,8 @@
 //! What an operation in flight owns: whatever the kernel may look at until it completes.
 
 use super::address::RawAddress;
-use super::sockets::NONE;
 use crate::buffer::Slice;
-use crate::driver::{Errno, FRAME_HEADER_MAX, SendMode, Token};
+use crate::driver::{FRAME_HEADER_MAX, SendMode, Token};
 
 /// What a completion belongs to: the upper half of the `user_data`.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -142,18 +141,8 @@ pub(super) enum SendForm {
     Datagram,
     /// To the connected peer, with nothing said on success.
     Packet,
-    /// One of a chain of packets to the connected peer.
-    Chained,
-}
-
-/// Packets that are sent one after the other. Kept in the first.
-#[derive(Copy, Clone, Debug, Default)]
-pub(super) struct Chain {
-    pub(super) packets: u8,
-    /// Completions that are still to come.
-    pub(super) left: u8,
-    /// Where the first failure was, and what.
-    pub(super) failed: Option<(u8, Errno)>,
+    /// Nothing: a poll for room for packets.
+    Room,
 }
 
 /// Bytes being sent.
@@ -166,10 +155,6 @@ pub(super) struct SendOp {
     pub(super) retried: bool,
     pub(super) gso_size: u16,
     pub(super) bytes: u32,
-    /// The place in a chain, and the slot of the next, [`NONE`] for the last.
-    pub(super) place: u8,
-    pub(super) next: u32,
-    pub(super) chain: Chain,
     pub(super) gather: Gather,
     pub(super) address: RawAddress,
     pub(super) control: [u8; 24],
@@ -186,9 +171,6 @@ impl Default for SendOp {
             retried: false,
             gso_size: 0,
             bytes: 0,
-            place: 0,
-            next: NONE,
-            chain: Chain::default(),
             gather: Gather::default(),
             address: RawAddress::default(),
             control: [0; 24],

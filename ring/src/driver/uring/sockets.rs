@@ -37,8 +37,6 @@ pub(super) struct Socket {
     pub(super) receive_from: u32,
     /// Datagram sends in flight.
     pub(super) silent: u32,
-    /// There was no room for a packet: wait before the next.
-    pub(super) full: bool,
     /// To be closed when nothing is in flight any more; whether with a reset.
     pub(super) closing: Option<bool>,
     /// The sending direction ends with the send in flight.
@@ -58,7 +56,6 @@ impl Socket {
             receive: NONE,
             receive_from: NONE,
             silent: 0,
-            full: false,
             closing: None,
             shutdown: false,
             errors: VecDeque::new(),

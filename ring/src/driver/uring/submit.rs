@@ -8,15 +8,15 @@ use std::os::fd::AsRawFd;
 
 use super::address::INET_BYTES;
 use super::control;
-use super::operation::{Chain, Family, SendForm, SendOp, WaitForm};
+use super::operation::{Family, SendForm, SendOp, WaitForm};
 use super::sockets::NONE;
 use super::{
     GROUP_DATAGRAM, GROUP_LINK, GROUP_STREAM, GROUP_TAP, LINK_BUFFER_BYTES, Uring, wait_field,
 };
 use crate::buffer::Slice;
 use crate::driver::{
-    Errno, FRAME_HEADER_MAX, FRAME_SLICES_MAX, LinkId, PACKETS_MAX, Remote, SEND_SLICES_MAX,
-    SendMode, SocketId, Token, Waker,
+    Errno, FRAME_HEADER_MAX, FRAME_SLICES_MAX, LinkId, Remote, SEND_SLICES_MAX, SendMode, SocketId,
+    Token, Waker,
 };
 
 // linux/io_uring.h: flags of receives, in `ioprio`.
@@ -190,95 +190,6 @@ impl Uring {
         Ok(())
     }
 
-    /// Packets to the connected peer, one after the other. Returns how many are on their way.
-    pub(super) fn submit_packets(
-        &mut self,
-        id: SocketId,
-        packets: &[&[Slice]],
-        token: Token,
-    ) -> Result<usize, Errno> {
-        let index = self.sockets.index(id).ok_or(Errno::BADF)?;
-        let socket = self.sockets.at(index).ok_or(Errno::BADF)?;
-        if socket.send != NONE {
-            return Err(Errno::ALREADY);
-        }
-        // One entry more may be a poll.
-        let most = PACKETS_MAX.min(self.ring.submission().capacity() - 1);
-        let packets = &packets[..packets.len().min(most)];
-        if packets.iter().any(|packet| packet.len() > SEND_SLICES_MAX) {
-            return Err(Errno::MSGSIZE);
-        }
-        // From the last to the first: each knows the one behind it.
-        let mut next = NONE;
-        for (place, packet) in packets.iter().enumerate().rev() {
-            let (slot, send) = self.sends.claim();
-            send.form = SendForm::Chained;
-            send.socket = index;
-            send.token = token;
-            send.mode = SendMode::Now;
-            send.gso_size = 0;
-            send.gather.fill(None, packet);
-            (send.place, send.next) = (place as u8, next);
-            next = slot;
-        }
-        let Some(socket) = self.sockets.at(index) else {
-            return Ok(0);
-        };
-        socket.send = next;
-        let poll = socket.full;
-        if packets.is_empty() || !self.push_chain(next, packets.len(), poll) {
-            self.release_chain(index);
-            return Ok(0);
-        }
-        Ok(packets.len())
-    }
-
-    /// Queues the chain that begins in a slot, behind a poll for room if wanted. Whether it had a place.
-    pub(super) fn push_chain(&mut self, first: u32, packets: usize, poll: bool) -> bool {
-        let entries = packets + usize::from(poll);
-        if !self.make_room(entries) {
-            return false;
-        }
-        let silent = self.features.silent_sends;
-        let Some(send) = self.sends.get(first) else {
-            return false;
-        };
-        send.chain = Chain {
-            packets: packets as u8,
-            left: if silent { 1 } else { entries as u8 },
-            failed: None,
-        };
-        if poll && let Some(socket) = self.sockets.at(send.socket) {
-            let poll = opcode::PollAdd::new(types::Fd(socket.raw_fd()), libc::POLLOUT as u32)
-                .build()
-                .flags(chained(silent))
-                .user_data(Family::Send.data(first));
-            // SAFETY: a poll refers to no memory; the descriptor as above.
-            unsafe { self.push(poll) };
-        }
-        let mut slot = first;
-        while let Some(send) = self.sends.get(slot) {
-            let next = send.next;
-            self.push_send(slot);
-            slot = next;
-        }
-        true
-    }
-
-    /// Frees the slots of a socket's chain.
-    pub(super) fn release_chain(&mut self, socket: u32) {
-        let Some(socket) = self.sockets.at(socket) else {
-            return;
-        };
-        let mut slot = std::mem::replace(&mut socket.send, NONE);
-        while let Some(send) = self.sends.get(slot) {
-            let next = send.next;
-            send.gather.release();
-            self.sends.release(slot);
-            slot = next;
-        }
-    }
-
     /// Queues the send in a slot.
     pub(super) fn push_send(&mut self, slot: u32) {
         let Some(send) = self.sends.get(slot) else {
@@ -295,7 +206,7 @@ impl Uring {
         };
         let (to, to_len) = match send.form {
             SendForm::Datagram => (send.address.as_ptr(), send.address.len()),
-            SendForm::Stream | SendForm::Packet | SendForm::Chained => (std::ptr::null(), 0),
+            SendForm::Stream | SendForm::Packet | SendForm::Room => (std::ptr::null(), 0),
         };
         let entry = match send.gather.single() {
             Some((bytes, len)) if send.gso_size == 0 => opcode::Send::new(file, bytes, len)
@@ -313,12 +224,6 @@ impl Uring {
         let entry = match send.mode {
             SendMode::Quiet => entry.flags(Flags::SKIP_SUCCESS),
             SendMode::Now | SendMode::WhenWritable => entry,
-        };
-        let entry = match send.form {
-            SendForm::Chained if send.next != NONE => {
-                entry.flags(chained(self.features.silent_sends))
-            }
-            _ => entry,
         };
         // SAFETY: message, address, control, list and slices belong to the slot, which is released by the
         // completion, or for a quiet send when it was submitted, as it never waits; the descriptor stays open until nothing is in flight on the socket.
@@ -430,16 +335,6 @@ impl Uring {
             self.end_receive_from(slot);
             return;
         }
-        if family == Family::Send
-            && let Some(send) = self.sends.get(slot)
-            && send.form == SendForm::Chained
-        {
-            if let Some(socket) = self.sockets.at(send.socket) {
-                // It fails only for a socket that is not connected, where nothing waits.
-                let _ = rustix::net::shutdown(&socket.fd, rustix::net::Shutdown::Both);
-            }
-            return;
-        }
         let cancel = opcode::AsyncCancel::new(family.data(slot))
             .build()
             .flags(Flags::SKIP_SUCCESS)
@@ -493,15 +388,6 @@ impl Uring {
         // SAFETY: a message refers to no memory; the descriptor belongs to the peer's waker, of which
         // we hold one.
         unsafe { self.push(message) };
-    }
-}
-
-/// Flags of all but the last of a chain.
-fn chained(silent: bool) -> Flags {
-    if silent {
-        Flags::IO_LINK | Flags::SKIP_SUCCESS
-    } else {
-        Flags::IO_LINK
     }
 }
 

@@ -5,13 +5,12 @@
 //! real kernel makes only on a bad day.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use super::complete::Reaped;
 use super::operation::Family;
 use super::submit::{DATAGRAM_CONTROL_BYTES, DATAGRAM_NAME_BYTES};
 use super::*;
-use crate::driver::PACKETS_MAX;
 
 /// linux/io_uring.h: `IORING_CQE_F_BUFFER`, behind which is the buffer, and `IORING_CQE_F_MORE`.
 const BUFFER: u32 = 1;
@@ -534,101 +533,28 @@ fn a_datagram_that_is_cut_off_is_counted_and_its_buffer_comes_home() {
 }
 
 #[test]
-fn a_chain_ends_with_its_first_failure_or_its_last_success() {
-    for silent in [false, true] {
-        chains(silent);
-    }
-}
-
-fn chains(silent: bool) {
+fn packets_without_room_wait_for_it() {
     let mut bench = Bench::new();
-    bench.0.features.silent_sends = silent;
-    let socket = bench.adopt(Adopted::PacketLink);
-    let mut payload = Slice::from_vec(Vec::with_capacity(20));
-    assert!(payload.try_append(b"x"));
-    let chain = |bench: &mut Bench| {
-        let packet = [payload.clone()];
-        bench.0.send_packets(socket, &[&packet[..]; 4], 6);
-        let mut slots = vec![bench.slot(socket, |socket| socket.send)];
-        while let Some(next) = bench.0.sends.get(slots[slots.len() - 1])
-            && next.next != NONE
-        {
-            slots.push(next.next);
-        }
-        assert_eq!(slots.len(), 4);
-        slots
-    };
-    // What a kernel says of which place: one that can be silent, and one that can't.
-    let again = errno(Errno::AGAIN);
-    let gone = errno(Errno::CONNREFUSED);
-    let canceled = errno(Errno::CANCELED);
-    for (quiet, loud, told) in [
-        (vec![(3, 1)], vec![(0, 1), (1, 1), (2, 1), (3, 1)], Ok(4)),
-        (
-            vec![(3, again)],
-            vec![(0, 1), (1, 1), (2, 1), (3, again)],
-            Ok(3),
-        ),
-        (
-            vec![(1, again)],
-            vec![(0, 1), (1, again), (2, canceled), (3, canceled)],
-            Ok(1),
-        ),
-        (
-            vec![(2, gone)],
-            vec![(3, canceled), (2, gone), (0, 1), (1, 1)],
-            Ok(2),
-        ),
-        (
-            vec![(0, gone)],
-            vec![(0, gone), (1, canceled), (2, canceled), (3, canceled)],
-            Err(Errno::CONNREFUSED),
-        ),
+    let (ours, _theirs) = UnixDatagram::pair().unwrap();
+    let socket = bench.0.adopt(ours.into(), Adopted::PacketLink);
+    let packet = [Slice::from_vec(vec![0; 60_000])];
+    for (result, told) in [
+        (i32::from(libc::POLLOUT), Ok(0)),
+        (i32::from(libc::POLLHUP), Ok(0)),
+        (errno(Errno::CANCELED), Err(Errno::CANCELED)),
     ] {
-        let slots = chain(&mut bench);
-        let poll = std::mem::take(&mut bench.0.sockets.at(0).unwrap().full);
-        let mut entries = if silent { quiet } else { loud };
-        if poll && !silent {
-            entries.insert(0, (0, 4));
+        // Packets go to the kernel at once, until it has enough.
+        loop {
+            bench.0.send_packets(socket, &[&packet[..]; 2], 6);
+            let heard = std::mem::take(&mut bench.0.ready);
+            if heard.is_empty() {
+                break;
+            }
+            assert!(matches!(sent(&heard), Ok(1..=2)));
         }
-        let (last, before) = entries.split_last().unwrap();
-        for &(place, result) in before {
-            let heard = bench.complete(Family::Send, slots[place], result, 0);
-            assert_eq!(heard.len(), 0);
-        }
-        let heard = bench.complete(Family::Send, slots[last.0], last.1, 0);
-        assert_eq!(sent(&heard), told);
+        let slot = bench.slot(socket, |socket| socket.send);
+        assert_eq!(sent(&bench.complete(Family::Send, slot, result, 0)), told);
     }
-    assert!(payload.try_append(b"y"), "nobody holds what was sent");
-    bench.assert_at_rest();
-}
-
-#[test]
-fn a_chain_without_room_waits_behind_a_poll() {
-    let mut bench = Bench::new();
-    if !bench.0.features.silent_sends {
-        eprintln!("IGNORED: this kernel's io_uring tells of every send");
-        return;
-    }
-    let socket = bench.adopt(Adopted::PacketLink);
-    let packet = [Slice::from_static(b"x")];
-    let before = bench.submissions();
-    bench
-        .0
-        .send_packets(socket, &[&packet[..]; PACKETS_MAX + 1], 6);
-    assert_eq!(bench.submissions(), before + PACKETS_MAX as u64);
-    let slot = bench.slot(socket, |socket| socket.send);
-    let heard = bench.complete(Family::Send, slot, errno(Errno::AGAIN), 0);
-    assert_eq!(heard.len(), 0);
-    assert_eq!(bench.submissions(), before + 2 * PACKETS_MAX as u64 + 1);
-    assert_eq!(
-        bench.slot(socket, |socket| socket.send),
-        slot,
-        "the same slots"
-    );
-    // The poll failed: so did all.
-    let heard = bench.complete(Family::Send, slot, errno(Errno::BADF), 0);
-    assert_eq!(sent(&heard), Err(Errno::BADF));
     bench.assert_at_rest();
 }
 
