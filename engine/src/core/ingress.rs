@@ -20,7 +20,7 @@ use towpath_stack::wire::icmpv6;
 use towpath_stack::wire::offload::{ChecksumState, GsoKind, Offload};
 
 use super::egress::{Peer, QUOTE_MAX, Unreachable};
-use super::switching::Passing;
+use super::switching::{Passing, What};
 use super::{Core, LaneMessage};
 use crate::counters::Counter;
 use crate::host::echo::EchoInput;
@@ -129,9 +129,16 @@ impl<D: Driver> Core<D> {
         } else {
             (Offload::NONE, bytes)
         };
+        let ethernet_at = bytes.len() - ethernet.len();
         let (packet, offload) = match understood(ethernet, offload) {
             Ok(understood) => understood,
-            Err(reason) => return self.counters.parse_drop(reason),
+            Err(reason) => {
+                let unread = reason == ParseDrop::UnknownEtherType && !wide;
+                if !unread || self.switch_unread(port, &frame, ethernet_at, &offload) {
+                    self.counters.parse_drop(reason);
+                }
+                return;
+            }
         };
         let Ethernet {
             source: mac,
@@ -148,9 +155,10 @@ impl<D: Driver> Core<D> {
             self.switch(&Passing {
                 port,
                 frame: &frame,
-                ethernet_at: bytes.len() - ethernet.len(),
+                ethernet_at,
                 offload: &offload,
-                packet: &packet,
+                ethernet: packet.ethernet,
+                content: What::Read(&packet),
             })
         };
         if !ours {

@@ -6,9 +6,9 @@
 
 use towpath_ring::buffer::{Parcel, Slice};
 use towpath_ring::driver::{Driver, LinkFeatures};
-use towpath_stack::parse::{self, Packet};
+use towpath_stack::parse::{self, Ethernet, Packet};
 use towpath_stack::resegment::{self, Abilities, Plan};
-use towpath_stack::wire::ethernet;
+use towpath_stack::wire::ethernet::{self, EtherType};
 use towpath_stack::wire::offload::Offload;
 
 use super::{Core, LaneMessage};
@@ -39,7 +39,15 @@ pub(super) struct Passing<'a> {
     pub(super) frame: &'a Slice,
     pub(super) ethernet_at: usize,
     pub(super) offload: &'a Offload,
-    pub(super) packet: &'a Packet<'a>,
+    pub(super) ethernet: Ethernet,
+    pub(super) content: What<'a>,
+}
+
+/// What a frame says.
+pub(super) enum What<'a> {
+    Read(&'a Packet<'a>),
+    /// It is of a protocol that nobody here reads.
+    Unread(EtherType),
 }
 
 impl Passing<'_> {
@@ -52,7 +60,7 @@ impl<D: Driver> Core<D> {
     /// Decides about a frame of a guest and passes it on to other guests if it is for them. Returns whether
     /// it is for us.
     pub(super) fn switch(&mut self, passing: &Passing<'_>) -> bool {
-        let ethernet = &passing.packet.ethernet;
+        let ethernet = passing.ethernet;
         let place = Place {
             core: self.id as u8,
             port: passing.port,
@@ -98,6 +106,31 @@ impl<D: Driver> Core<D> {
         }
     }
 
+    /// Does the same about a frame of a protocol that is not read here.
+    pub(super) fn switch_unread(
+        &mut self,
+        port: PortId,
+        frame: &Slice,
+        ethernet_at: usize,
+        offload: &Offload,
+    ) -> bool {
+        let bytes = frame.bytes().get(ethernet_at..).unwrap_or(&[]);
+        let Some((header, _)) = ethernet::Header::parse(bytes) else {
+            return false;
+        };
+        self.switch(&Passing {
+            port,
+            frame,
+            ethernet_at,
+            offload,
+            ethernet: Ethernet {
+                source: header.source,
+                target: header.target,
+            },
+            content: What::Unread(header.ether_type()),
+        })
+    }
+
     /// Sends a message to each of the other cores.
     pub(super) fn tell_others(&mut self, message: &dyn Fn() -> LaneMessage) {
         for core in 0..self.to_wake.len() {
@@ -109,7 +142,10 @@ impl<D: Driver> Core<D> {
 
     /// Whether a guest may say this to others.
     fn may_pass(&mut self, passing: &Passing<'_>) -> bool {
-        let verdict = guard::judge(passing.packet, &self.admission);
+        let verdict = match &passing.content {
+            What::Read(packet) => guard::judge(packet, &self.admission),
+            What::Unread(ether_type) => guard::judge_unread(*ether_type),
+        };
         if verdict.is_err() {
             self.counters.bump(Counter::DroppedTrespass);
         }

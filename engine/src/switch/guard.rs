@@ -8,6 +8,7 @@
 
 use towpath_stack::Address;
 use towpath_stack::parse::{Body, Content, Fragment, IpPacket, Packet, Transport};
+use towpath_stack::wire::ethernet::EtherType;
 use towpath_stack::wire::icmpv6::Message;
 use towpath_stack::wire::{ipv6, ndp, protocol};
 
@@ -17,6 +18,13 @@ const DHCP_SERVER: u16 = 67;
 const DHCP_CLIENT: u16 = 68;
 const DHCP6_CLIENT: u16 = 546;
 const DHCP6_SERVER: u16 = 547;
+
+/// IEEE 802.3 §3.2.6: from here on it is a type, below it is the length of an LLC packet.
+const LENGTHS_END: u16 = 0x0600;
+/// VLAN tags (IEEE 802.1Q table 9-1), and what was used before there was one for providers.
+const TAG: u16 = 0x8100;
+const SERVICE_TAG: u16 = 0x88a8;
+const OLD_SERVICE_TAG: u16 = 0x9100;
 
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const REDIRECT: u8 = 137;
@@ -30,7 +38,7 @@ pub(crate) enum Trespass {
     DhcpServer,
     /// It claims an address of ours.
     OurAddress,
-    /// It is a first fragment that does not say what it begins.
+    /// It is a first fragment that does not say what it begins, or is wrapped in a tag.
     Hidden,
 }
 
@@ -59,6 +67,16 @@ pub(crate) fn judge(packet: &Packet<'_>, admission: &Admission) -> Result<(), Tr
             _ => Ok(()),
         },
         Content::Transport(_) => Ok(()),
+    }
+}
+
+/// Judges a frame of a protocol that is not read here. Some stations take what is behind a priority
+/// tag, or behind LLC and SNAP, like a frame without (RFC 1042, IEEE 802.1Q §6.9.1), so that none of the
+/// above would hold for it.
+pub(crate) fn judge_unread(ether_type: EtherType) -> Result<(), Trespass> {
+    match ether_type.0 {
+        ..LENGTHS_END | TAG | SERVICE_TAG | OLD_SERVICE_TAG => Err(Trespass::Hidden),
+        _ => Ok(()),
     }
 }
 
@@ -281,6 +299,17 @@ mod tests {
             let frame = build::neighbor_advertisement(&guest6(), &advertisement);
             assert_eq!(verdict(frame.as_slice()), expected, "{address}");
             assert_eq!(verdict(&udp(&from6(address), 1, 2)), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn other_protocols_pass_but_for_what_wraps_these() {
+        for ether_type in [0x0600, 0x8035, 0x88b5, 0xffff] {
+            assert_eq!(judge_unread(EtherType(ether_type)), Ok(()));
+        }
+        for ether_type in [0, 46, 1500, 0x05ff, 0x8100, 0x88a8, 0x9100] {
+            let verdict = judge_unread(EtherType(ether_type));
+            assert_eq!(verdict, Err(Trespass::Hidden), "{ether_type:#x}");
         }
     }
 

@@ -11,8 +11,8 @@
 //! 2. [`forward`](forward::forward) looks the target up: us, one port, all ports, or nobody.
 //! 3. What goes to all ports has to pass the port's [`FloodLimit`].
 //! 4. What goes to other guests is judged by [`guard::judge`]: a guest must not play gateway,
-//!    router or DHCP server for others. Only frames that could be parsed get that far, so nothing
-//!    is forwarded that other stations might understand and the guard did not (VLAN tags, LLC).
+//!    router or DHCP server for others. Frames of protocols that nobody here reads pass, but for
+//!    those that wrap what others might understand (VLAN tags, LLC); damaged ones do not.
 //!
 //! Cores share nothing, so each has a replica of the table of stations. The home of a port is the
 //! one that learns from its frames; whenever [`Learned::is_news`] says so it sends a [`Heard`] to
