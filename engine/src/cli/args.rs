@@ -65,7 +65,8 @@ A URL says where guests come from and what they speak:
   bess:///PATH        a SOCK_SEQPACKET socket, each packet a frame
   stdio:              standard input and output; stdio:proto=PROTOCOL with gvproxy (what gvforwarder
                       speaks there, the default), vpnkit or qemu
-  fd:N,proto=PROTOCOL an inherited socket, connected or listening: vpnkit, gvproxy, qemu, vfkit, bess
+  fd:N,proto=PROTOCOL an inherited socket, connected or listening, with vpnkit, gvproxy, qemu, vfkit
+                      or bess
   vsock://CID:PORT    a vsock port, vpnkit's protocol; CID of this machine, or 'any'
   tap:NAME            a TAP or macvtap that exists, in the network namespace of towpath
 Socket files are for their owner alone (mode 0600) and go when towpath ends.

@@ -5,6 +5,7 @@
 //! *home* of the guest's port, which also has all of that guest's flows.
 
 mod attacher;
+mod complaints;
 mod listener;
 mod serve;
 mod socket;

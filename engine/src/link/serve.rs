@@ -15,11 +15,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
+use super::complaints::Complaints;
 use super::listener::{Listener, Source, carrier};
 use super::socket::Socket;
 use super::url::Protocol;
 use super::uuids::{Member, Uuids};
-use super::{Attacher, Attachment, Carrier, Departure, vfkit, vpnkit};
+use super::{Attacher, Attachment, Carrier, Departure, vpnkit};
 use crate::config::EngineConfig;
 use crate::service::channel::Services;
 use crate::service::counters::Counter;
@@ -54,6 +55,7 @@ pub(crate) fn serve(
         uuids: Arc::new(Uuids::new(Arc::clone(services), &config.leases)),
         mtu: config.network.mtu,
         strangers: Semaphore::new(STRANGERS_MAX),
+        complaints: Complaints::new(),
         _open: open,
     });
     for Listener { url, source } in listeners {
@@ -94,6 +96,7 @@ pub(super) struct Gate {
     uuids: Arc<Uuids>,
     mtu: u16,
     strangers: Semaphore,
+    pub(super) complaints: Complaints,
     /// Closed with the last task.
     _open: OwnedFd,
 }
@@ -118,7 +121,7 @@ impl Gate {
                 }
             }
             Protocol::Vfkit => {
-                vfkit::connect_first(&name, &socket).await;
+                self.connect_first(&name, &socket).await;
                 self.keep_socket(name, socket, protocol, "").await;
             }
             Protocol::Gvproxy | Protocol::Qemu | Protocol::Bess => {
@@ -131,19 +134,23 @@ impl Gate {
     async fn greet(&self, name: &str, socket: &Socket) -> Option<Member> {
         let Ok(_place) = self.strangers.try_acquire() else {
             self.services.counters.add(Counter::LinkCrowded);
-            tracing::warn!("{name}: closed: {STRANGERS_MAX} others have not said their hello yet");
+            self.complaints.say(format_args!(
+                "{name}: closed: {STRANGERS_MAX} others have not said their hello yet"
+            ));
             return None;
         };
         match timeout(HELLO_TIME, vpnkit::welcome(socket, &self.uuids, self.mtu)).await {
             Ok(Ok(member)) => return Some(member),
             Ok(Err(error)) => {
                 self.services.counters.add(Counter::LinkHelloRefused);
-                tracing::warn!("{name}: closed: {error}");
+                self.complaints.say(format_args!("{name}: closed: {error}"));
             }
             Err(_) => {
                 self.services.counters.add(Counter::LinkHelloLate);
                 let limit = HELLO_TIME.as_secs();
-                tracing::warn!("{name}: closed: no complete hello in {limit} s");
+                self.complaints.say(format_args!(
+                    "{name}: closed: no complete hello in {limit} s"
+                ));
             }
         }
         None
@@ -158,7 +165,7 @@ impl Gate {
     ) {
         match socket.into_inner() {
             Ok(socket) => self.keep(name, carrier(socket, protocol), about).await,
-            Err(error) => tracing::warn!("{name}: closed: {error}"),
+            Err(error) => self.complaints.say(format_args!("{name}: closed: {error}")),
         }
     }
 
@@ -175,12 +182,12 @@ impl Gate {
         });
         if let Err(error) = attached {
             self.services.counters.add(Counter::LinkRefused);
-            return tracing::warn!("{name}: closed: {error}");
+            return self.complaints.say(format_args!("{name}: closed: {error}"));
         }
         tracing::info!("{name}: a guest is here{about}");
         match departure.await {
             Ok(Departure::Left) => tracing::info!("{name}: {}", Departure::Left),
-            Ok(departure) => tracing::warn!("{name}: {departure}"),
+            Ok(departure) => self.complaints.say(format_args!("{name}: {departure}")),
             // The engine is ending.
             Err(_) => {}
         }

@@ -63,8 +63,12 @@ impl SocketFile {
     }
 
     /// Puts a fresh datagram socket into this one's place, in one step: who sends to the path reaches
-    /// the old socket or the new one. Who is connected to the old one stays with it.
-    pub(super) fn renew(&mut self) -> io::Result<OwnedFd> {
+    /// the old socket or the new one. Who is connected to the old one stays with it. `None` if the file is
+    /// gone or another's.
+    pub(super) fn renew(&mut self) -> io::Result<Option<OwnedFd>> {
+        if identity(&self.path).ok() != Some(self.identity) {
+            return Ok(None);
+        }
         let folder = self.path.parent().unwrap_or(Path::new("/"));
         let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         // Through the folder's descriptor, as the path beside this one may be too long for an address.
@@ -79,7 +83,7 @@ impl SocketFile {
         match fs::rename(&draft, &self.path).and_then(|()| identity(&self.path)) {
             Ok(identity) => {
                 self.identity = identity;
-                Ok(socket)
+                Ok(Some(socket))
             }
             Err(error) => {
                 let _ = fs::remove_file(&draft);
@@ -211,7 +215,7 @@ mod tests {
         let old = UnixDatagram::from(old);
         let first = UnixDatagram::unbound().unwrap();
         first.connect(&path).unwrap();
-        let new = UnixDatagram::from(file.renew().unwrap());
+        let new = UnixDatagram::from(file.renew().unwrap().unwrap());
         let second = UnixDatagram::unbound().unwrap();
         second.connect(&path).unwrap();
         first.send(b"first").unwrap();
@@ -221,6 +225,11 @@ mod tests {
         assert_eq!(new.recv(&mut bytes).unwrap(), 6);
         let metadata = fs::symlink_metadata(&path).unwrap();
         assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+        fs::rename(&path, folder.path().join("away")).unwrap();
+        let successor = UnixDatagram::bind(&path).unwrap();
+        assert!(file.renew().unwrap().is_none(), "not ours any more");
+        drop(successor);
+        fs::rename(folder.path().join("away"), &path).unwrap();
         drop(file);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }

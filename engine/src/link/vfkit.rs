@@ -24,7 +24,7 @@ use super::url::Protocol;
 const HELLO: &[u8; 4] = b"VFKT";
 
 impl Gate {
-    /// Takes one guest after the other.
+    /// Takes one guest after the other, for as long as the path is ours.
     pub(super) async fn take_senders(
         self: Arc<Self>,
         url: &str,
@@ -33,34 +33,44 @@ impl Gate {
     ) {
         for number in 1_u64.. {
             let name = format!("{url}#{number}");
-            connect_first(&name, &socket).await;
-            let next = loop {
-                match file.renew().and_then(Socket::new) {
-                    Ok(next) => break next,
-                    Err(error) => {
-                        tracing::warn!("{url}: no next guest can come: {error}");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                }
-            };
-            let taken = std::mem::replace(&mut socket, next);
+            self.connect_first(&name, &socket).await;
             let gate = Arc::clone(&self);
-            tokio::spawn(async move { gate.keep_socket(name, taken, Protocol::Vfkit, "").await });
+            tokio::spawn(async move { gate.keep_socket(name, socket, Protocol::Vfkit, "").await });
+            match self.next_socket(url, &mut file).await {
+                Some(next) => socket = next,
+                None => return,
+            }
         }
     }
-}
 
-/// Waits for the first sender and connects the socket to it; what it sent stays in the socket, but for a
-/// hello.
-pub(super) async fn connect_first(name: &str, socket: &Socket) {
-    loop {
-        let outcome = socket.when_readable(connect_sender).await;
-        match outcome {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::warn!("{name}: {error}");
-                sleep(ACCEPT_PAUSE).await;
+    /// Waits for the first sender and connects the socket to it; what it sent stays in the socket, but for
+    /// a hello.
+    pub(super) async fn connect_first(&self, name: &str, socket: &Socket) {
+        while let Err(error) = socket.when_readable(connect_sender).await {
+            self.complaints.say(format_args!("{name}: {error}"));
+            sleep(ACCEPT_PAUSE).await;
+        }
+    }
+
+    /// A socket for the next guest.
+    async fn next_socket(&self, url: &str, file: &mut SocketFile) -> Option<Socket> {
+        loop {
+            match file.renew() {
+                Ok(Some(socket)) => match Socket::new(socket) {
+                    Ok(socket) => return Some(socket),
+                    Err(error) => self.complaints.say(format_args!("{url}: {error}")),
+                },
+                Ok(None) => {
+                    tracing::warn!(
+                        "{url}: the socket's file is not ours any more: no more guests can come"
+                    );
+                    return None;
+                }
+                Err(error) => self
+                    .complaints
+                    .say(format_args!("{url}: no next guest can come yet: {error}")),
             }
+            sleep(ACCEPT_PAUSE).await;
         }
     }
 }
