@@ -29,6 +29,7 @@ mod flood;
 mod hostile;
 mod icmp;
 mod limits;
+mod links;
 mod memory;
 mod offloads;
 mod path_mtu;
@@ -39,6 +40,7 @@ mod run;
 mod slaac;
 mod tcp;
 mod udp;
+mod vm;
 
 fn main() -> ExitCode {
     if let Some(code) = support::reexec::dispatch() {
@@ -74,6 +76,8 @@ fn main() -> ExitCode {
         faulty::tests(),
         crowd::tests(),
         offloads::tests(),
+        links::tests(),
+        vm::tests(),
     ];
     let trials = tests
         .into_iter()

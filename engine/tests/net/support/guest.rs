@@ -26,7 +26,7 @@ pub(crate) struct Guest {
     hold: Option<UnixStream>,
 }
 
-/// A namespace that `towpath attach` serves.
+/// An engine that runs until it is told to end, as that of `towpath attach`.
 pub(crate) struct Attached {
     /// The engine.
     pub(crate) engine: Process,
@@ -61,10 +61,17 @@ impl World {
     /// Starts `towpath attach` with these options and waits until it says that it is ready.
     #[track_caller]
     pub(crate) fn attach(&self, options: &[&str]) -> Attached {
+        self.supervised("attach", options)
+    }
+
+    /// Starts a command of `towpath` that serves until it is told to end, and waits until it says
+    /// that it is ready.
+    #[track_caller]
+    pub(crate) fn supervised(&self, verb: &str, options: &[&str]) -> Attached {
         let (exit_end, exit) = pipe();
         let (ready, ready_end) = pipe();
         let mut command = self.towpath();
-        command.arg("attach").args(SUBNETS).args(options);
+        command.arg(verb).args(SUBNETS).args(options);
         command.args(["--exit-fd", "@in", "--ready-fd", "@out"]);
         let mut engine = self.spawn_with(command, exit_end, Some(Stdio::from(ready_end)));
         let mut said = Vec::new();
@@ -72,7 +79,7 @@ impl World {
             .read_to_end(&mut said)
             .expect("a pipe can be read");
         if said.is_empty() {
-            panic!("attach ended with {} before it was ready", engine.wait());
+            panic!("{verb} ended with {} before it was ready", engine.wait());
         }
         assert_eq!(said, b"1", "one byte, once");
         Attached {
@@ -114,7 +121,7 @@ impl Attached {
     pub(crate) fn end(mut self) -> String {
         self.exit = None;
         let status = self.engine.wait();
-        assert_eq!(status.code(), Some(0), "how attach ended: {status}");
+        assert_eq!(status.code(), Some(0), "how it ended: {status}");
         self.engine.stderr()
     }
 
@@ -123,7 +130,7 @@ impl Attached {
     pub(crate) fn terminate(mut self) -> String {
         self.engine.signal(Signal::TERM);
         let status = self.engine.wait();
-        assert_eq!(status.code(), Some(0), "how attach ended: {status}");
+        assert_eq!(status.code(), Some(0), "how it ended: {status}");
         self.engine.stderr()
     }
 }

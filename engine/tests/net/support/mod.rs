@@ -6,6 +6,8 @@ pub(crate) mod connections;
 pub(crate) mod frames;
 pub(crate) mod guest;
 pub(crate) mod harness;
+pub(crate) mod links;
+pub(crate) mod machine;
 pub(crate) mod namespace;
 pub(crate) mod needs;
 pub(crate) mod payload;

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use super::machine::Kernel;
 use nix::sched::{CloneFlags, unshare};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -16,6 +17,8 @@ pub(crate) enum Need {
     Tun,
     /// A program of that name is in a usual place.
     Program(&'static str),
+    /// A Linux kernel with the modules of a virtual machine's network.
+    Kernel,
     /// Root of the machine, not of a user namespace: other users' processes are started.
     RealRoot,
 }
@@ -42,6 +45,7 @@ impl Need {
                     .any(|place| Path::new(place).join(name).exists());
                 (!found).then(|| format!("the program '{name}' is not installed"))
             }
+            Self::Kernel => Kernel::find().err(),
             Self::RealRoot => {
                 let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
                 let whole = map.split_whitespace().eq(["0", "0", "4294967295"]);

@@ -2,7 +2,7 @@
 //!
 //! - `leash NETNS PROGRAM ARG…` becomes PROGRAM, killed when the thread that started it ends, in
 //!   the network namespace of that path; `-` is the caller's.
-//!   `@in` and `@out` among the arguments become the numbers of descriptors that are copies of
+//!   `@in` and `@out` in the arguments become the numbers of descriptors that are copies of
 //!   stdin and stdout, which are then `/dev/null`: that is how a descriptor is handed to one child
 //!   and to no other that happens to be started meanwhile.
 //! - `hold` sends its network namespace over stdin, a socket, and lives until that is closed.
@@ -23,6 +23,9 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 pub(crate) const LEASH: &str = "leash";
 /// In place of a namespace's path: stay in the caller's.
 pub(crate) const OWN_NAMESPACE: &str = "-";
+/// In an argument: the number of a copy of stdin, and of stdout.
+const IN: &str = "@in";
+const OUT: &str = "@out";
 /// The first argument that asks for [`hold`].
 pub(crate) const HOLD: &str = "hold";
 
@@ -47,8 +50,10 @@ fn leash(arguments: Vec<OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments
         .iter()
         .map(|argument| match argument.to_str() {
-            Some("@in") => pass_on(&std::io::stdin()),
-            Some("@out") => pass_on(&std::io::stdout()),
+            Some(text) if text.contains(IN) => text.replace(IN, &pass_on(&std::io::stdin())).into(),
+            Some(text) if text.contains(OUT) => {
+                text.replace(OUT, &pass_on(&std::io::stdout())).into()
+            }
             _ => argument.clone(),
         })
         .collect();
@@ -58,7 +63,7 @@ fn leash(arguments: Vec<OsString>) -> ExitCode {
 }
 
 /// A copy of a standard descriptor that survives `exec`, in whose place `/dev/null` is put.
-fn pass_on(standard: &impl AsFd) -> OsString {
+fn pass_on(standard: &impl AsFd) -> String {
     let copy = fcntl_dupfd_cloexec(standard, 3).expect("a descriptor is free");
     fcntl_setfd(&copy, FdFlags::empty()).expect("the descriptor is open");
     let null = File::options()
@@ -70,7 +75,7 @@ fn pass_on(standard: &impl AsFd) -> OsString {
         0 => rustix::stdio::dup2_stdin(null).expect("stdin can be replaced"),
         _ => rustix::stdio::dup2_stdout(null).expect("stdout can be replaced"),
     }
-    copy.into_raw_fd().to_string().into()
+    copy.into_raw_fd().to_string()
 }
 
 fn hold() -> ExitCode {

@@ -305,7 +305,7 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Lets everyone here use ping sockets; in a user namespace with one group, that one.
-fn open_ping_sockets() {
+pub(crate) fn open_ping_sockets() {
     let path = "/proc/sys/net/ipv4/ping_group_range";
     fs::write(path, "0 2147483647")
         .or_else(|_| fs::write(path, "0 0"))
