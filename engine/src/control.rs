@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 use towpath_ring::driver::UnixAddress;
 
 use crate::config::EngineConfig;
-use crate::link::{self, Attacher, Listener};
+use crate::link::{self, Attacher, Listener, Uuids};
 use crate::service::channel::{CoreSocket, Services, serve_core};
 use crate::service::counters::Counters;
 use crate::service::dhcp;
@@ -49,7 +49,8 @@ pub struct Control {
     dns_stream: UnixAddress,
     runtime: Handle,
     services: Arc<Services>,
-    config: EngineConfig,
+    uuids: Arc<Uuids>,
+    mtu: u16,
 }
 
 impl Control {
@@ -90,6 +91,7 @@ impl Control {
 
         let handle = runtime.handle().clone();
         let shared = Arc::clone(&services);
+        let uuids = Arc::new(Uuids::new(Arc::clone(&services), &config.leases));
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("towpath-control".into())
@@ -106,7 +108,8 @@ impl Control {
             dns_stream,
             runtime: handle,
             services: shared,
-            config: config.clone(),
+            uuids,
+            mtu: config.network.mtu,
         };
         Ok((control, core_ends))
     }
@@ -122,8 +125,9 @@ impl Control {
     pub fn listen(&self, attacher: Attacher, listeners: Vec<Listener>) -> io::Result<OwnedFd> {
         link::serve(
             &self.runtime,
-            &self.config,
             &self.services,
+            &self.uuids,
+            self.mtu,
             attacher,
             listeners,
         )

@@ -311,7 +311,7 @@ impl DhcpServer {
         mac: [u8; 6],
         message: &[u8],
     ) -> Option<(Option<Ipv4Addr>, Vec<u8>)> {
-        let answer = self.0.on_message(now, mac, message)?;
+        let answer = self.0.on_message(now, 0, mac, message)?;
         Some((answer.to, answer.message))
     }
 }

@@ -28,6 +28,7 @@ pub use url::{LinkUrl, Protocol};
 
 pub(crate) use attacher::{OnEnd, PortCommand};
 pub(crate) use serve::serve;
+pub(crate) use uuids::Uuids;
 
 /// What carries a guest's frames.
 #[derive(Debug)]

@@ -21,7 +21,6 @@ use super::socket::Socket;
 use super::url::Protocol;
 use super::uuids::{Member, Uuids};
 use super::{Attacher, Attachment, Carrier, Departure, vpnkit};
-use crate::config::EngineConfig;
 use crate::service::channel::Services;
 use crate::service::counters::Counter;
 
@@ -42,8 +41,9 @@ pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Descriptors can't be had, or can't be waited for. All is closed then.
 pub(crate) fn serve(
     runtime: &Handle,
-    config: &EngineConfig,
     services: &Arc<Services>,
+    uuids: &Arc<Uuids>,
+    mtu: u16,
     attacher: Attacher,
     listeners: Vec<Listener>,
 ) -> io::Result<OwnedFd> {
@@ -52,8 +52,8 @@ pub(crate) fn serve(
     let gate = Arc::new(Gate {
         attacher,
         services: Arc::clone(services),
-        uuids: Arc::new(Uuids::new(Arc::clone(services), &config.leases)),
-        mtu: config.network.mtu,
+        uuids: Arc::clone(uuids),
+        mtu,
         strangers: Semaphore::new(STRANGERS_MAX),
         complaints: Complaints::new(),
         _open: open,
@@ -180,12 +180,18 @@ impl Gate {
         let attached = self.attacher.attach(attachment, move |departure| {
             let _ = gone.send(departure);
         });
-        if let Err(error) = attached {
-            self.services.counters.add(Counter::LinkRefused);
-            return self.complaints.say(format_args!("{name}: closed: {error}"));
-        }
+        let port = match attached {
+            Ok(port) => port,
+            Err(error) => {
+                self.services.counters.add(Counter::LinkRefused);
+                return self.complaints.say(format_args!("{name}: closed: {error}"));
+            }
+        };
         tracing::info!("{name}: a guest is here{about}");
-        match departure.await {
+        let departure = departure.await;
+        let now = self.services.now();
+        self.services.dhcp().on_departure(now, port.0);
+        match departure {
             Ok(Departure::Left) => tracing::info!("{name}: {}", Departure::Left),
             Ok(departure) => self.complaints.say(format_args!("{name}: {departure}")),
             // The engine is ending.

@@ -118,7 +118,17 @@ impl Door {
         };
         let attacher = Attacher::new(Arc::new(peers), 0);
         let runtime = Handle::current();
-        let all_gone = serve(&runtime, &config, &services, attacher.clone(), listeners).unwrap();
+        let uuids = Arc::new(Uuids::new(Arc::clone(&services), &config.leases));
+        let mtu = config.network.mtu;
+        let all_gone = serve(
+            &runtime,
+            &services,
+            &uuids,
+            mtu,
+            attacher.clone(),
+            listeners,
+        )
+        .unwrap();
         Self {
             folder,
             services,
@@ -372,6 +382,9 @@ async fn addresses_come_back() {
         }
     };
     assert_eq!(given, address.octets()[3]);
+    // And it is a new guest then, with a wish of its own.
+    let used = door.refusal(&preferred(UUID, given)).await;
+    assert!(used.contains("already used"), "{used}");
 }
 
 #[tokio::test(start_paused = true)]

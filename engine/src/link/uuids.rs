@@ -1,8 +1,9 @@
 //! Guests that say who they are: a UUID keeps its IPv4 and MAC address for as long as the engine runs.
 //!
 //! An address is kept in the DHCP server's table, so that nobody else gets it and its guest gets it by
-//! DHCP too. When all are taken, a new guest gets the one whose guest left the longest time ago. A guest
-//! without a UUID (all zero) can't be known again: its address is free when it leaves.
+//! DHCP too. When all are taken, a new guest gets the one whose guest left the longest time ago, which is
+//! then as if it had never been here. A guest without a UUID (all zero) can't be known again: its address is
+//! free when it leaves.
 //!
 //! Two guests that are connected with one UUID would share all addresses, so the second is refused; but
 //! not before the first had a moment to go, for a guest that is started again comes while its old
@@ -16,18 +17,18 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
-use towpath_stack::Instant;
 use towpath_stack::wire::ethernet::MacAddress;
 use uuid::Uuid;
 
 use crate::config::{FixedLease, Holder, Network};
 use crate::service::channel::Services;
+use crate::service::dhcp;
 
 /// How long a connected guest with the same UUID may take to leave.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
 
 /// All UUIDs that were seen, and where their guests are.
-pub(super) struct Uuids {
+pub(crate) struct Uuids {
     services: Arc<Services>,
     known: Mutex<HashMap<Uuid, Known>>,
     /// Told when a guest leaves.
@@ -36,15 +37,9 @@ pub(super) struct Uuids {
 
 struct Known {
     address: Ipv4Addr,
-    presence: Presence,
+    is_connected: bool,
     /// Whether the address is this guest's by configuration.
     is_fixed: bool,
-}
-
-enum Presence {
-    Connected,
-    /// Since then.
-    Gone(Instant),
 }
 
 /// A guest that is connected; leaves when dropped.
@@ -84,13 +79,13 @@ impl fmt::Display for Refusal {
 
 impl Uuids {
     /// Knows from the start who has a fixed lease.
-    pub(super) fn new(services: Arc<Services>, fixed: &[FixedLease]) -> Self {
+    pub(crate) fn new(services: Arc<Services>, fixed: &[FixedLease]) -> Self {
         let known = fixed.iter().filter_map(|lease| match lease.holder {
             Holder::Uuid(uuid) => Some((
                 uuid,
                 Known {
                     address: lease.address,
-                    presence: Presence::Gone(Instant::ZERO),
+                    is_connected: false,
                     is_fixed: true,
                 },
             )),
@@ -130,25 +125,30 @@ impl Uuids {
         preferred: Option<Ipv4Addr>,
     ) -> Result<Member, Refusal> {
         let mut known = self.lock();
+        let mut dhcp = self.services.dhcp();
+        // Whose address went to a DHCP client is forgotten,
+        known.retain(|_, guest| dhcp.holds(Network::mac_of(guest.address)));
         let uuid = (!uuid.is_nil()).then_some(uuid);
         let address = match uuid.and_then(|uuid| known.get_mut(&uuid)) {
-            Some(there) => there.connect(preferred)?,
+            Some(guest) => {
+                guest.connect(preferred)?;
+                dhcp.wake(Network::mac_of(guest.address));
+                guest.address
+            }
             None => {
-                let address = match preferred {
-                    Some(preferred) => self.hold_preferred(preferred)?,
-                    None => self.hold_any(&mut known).ok_or(Refusal::NoAddress)?,
-                };
-                if let Some(uuid) = uuid {
-                    let newcomer = Known {
-                        address,
-                        presence: Presence::Connected,
-                        is_fixed: false,
-                    };
-                    known.insert(uuid, newcomer);
-                }
+                let address = self.hold(&mut dhcp, preferred)?;
+                // and so is whose went to this guest, with the MAC address that belongs to it.
+                known.retain(|_, guest| guest.address != address);
                 address
             }
         };
+        if let Some(uuid) = uuid {
+            known.entry(uuid).or_insert(Known {
+                address,
+                is_connected: true,
+                is_fixed: false,
+            });
+        }
         Ok(Member {
             uuids: Arc::clone(self),
             uuid,
@@ -156,37 +156,23 @@ impl Uuids {
         })
     }
 
-    fn hold_preferred(&self, address: Ipv4Addr) -> Result<Ipv4Addr, Refusal> {
+    /// An address for a new guest.
+    fn hold(
+        &self,
+        dhcp: &mut dhcp::Server,
+        preferred: Option<Ipv4Addr>,
+    ) -> Result<Ipv4Addr, Refusal> {
         let now = self.services.now();
-        let mut dhcp = self.services.dhcp();
-        if !dhcp.is_for_guests(address) {
-            Err(Refusal::OutOfRange)
-        } else if dhcp.hold(now, Network::mac_of(address), address) {
+        let address = match preferred {
+            Some(preferred) if dhcp.is_for_guests(preferred) => preferred,
+            Some(_) => return Err(Refusal::OutOfRange),
+            None => dhcp.find_free(now).ok_or(Refusal::NoAddress)?,
+        };
+        if dhcp.hold(now, Network::mac_of(address), address) {
             Ok(address)
         } else {
             Err(Refusal::AddressUsed(address))
         }
-    }
-
-    /// Any address: one that is free, else that of the guest that is gone for the longest.
-    fn hold_any(&self, known: &mut HashMap<Uuid, Known>) -> Option<Ipv4Addr> {
-        let now = self.services.now();
-        let mut dhcp = self.services.dhcp();
-        let address = dhcp.find_free(now).or_else(|| {
-            let (&uuid, address, _) = known
-                .iter()
-                .filter(|(_, known)| !known.is_fixed)
-                .filter_map(|(uuid, known)| match known.presence {
-                    Presence::Gone(since) => Some((uuid, known.address, since)),
-                    Presence::Connected => None,
-                })
-                .min_by_key(|&(_, address, since)| (since, address))?;
-            known.remove(&uuid);
-            dhcp.let_go(Network::mac_of(address));
-            Some(address)
-        })?;
-        dhcp.hold(now, Network::mac_of(address), address)
-            .then_some(address)
     }
 
     /// Whoever panicked, each change of the table is one step.
@@ -196,15 +182,16 @@ impl Uuids {
 }
 
 impl Known {
-    /// It is here again; its address.
-    fn connect(&mut self, preferred: Option<Ipv4Addr>) -> Result<Ipv4Addr, Refusal> {
+    /// It is here again.
+    fn connect(&mut self, preferred: Option<Ipv4Addr>) -> Result<(), Refusal> {
         if preferred.is_some_and(|preferred| preferred != self.address) {
             return Err(Refusal::OtherAddress);
         }
-        match std::mem::replace(&mut self.presence, Presence::Connected) {
-            Presence::Connected => Err(Refusal::Connected),
-            Presence::Gone(_) => Ok(self.address),
+        if self.is_connected {
+            return Err(Refusal::Connected);
         }
+        self.is_connected = true;
+        Ok(())
     }
 }
 
@@ -227,14 +214,18 @@ impl fmt::Display for Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        match self.uuid {
-            Some(uuid) => {
-                if let Some(there) = self.uuids.lock().get_mut(&uuid) {
-                    there.presence = Presence::Gone(self.uuids.services.now());
+        let mut known = self.uuids.lock();
+        let mut dhcp = self.uuids.services.dhcp();
+        match self.uuid.and_then(|uuid| known.get_mut(&uuid)) {
+            Some(guest) => {
+                guest.is_connected = false;
+                if !guest.is_fixed {
+                    dhcp.rest(self.uuids.services.now(), self.mac());
                 }
             }
-            None => self.uuids.services.dhcp().let_go(self.mac()),
+            None => dhcp.let_go(self.mac()),
         }
+        drop((known, dhcp));
         self.uuids.left.notify_waiters();
     }
 }

@@ -5,6 +5,9 @@
 //! it is connected to that guest, after which the kernel keeps others out, and a fresh socket takes its
 //! place at the path for the next guest. Guests that are connected already stay with the old one.
 //!
+//! So guests may come one after the other; two that have both connected before either sends would want the
+//! same socket, and the later can't send.
+//!
 //! A datagram socket does not tell that its peer has gone; a core learns it when it sends.
 
 use std::io;
@@ -48,7 +51,6 @@ impl Gate {
     pub(super) async fn connect_first(&self, name: &str, socket: &Socket) {
         while let Err(error) = socket.when_readable(connect_sender).await {
             self.complaints.say(format_args!("{name}: {error}"));
-            sleep(ACCEPT_PAUSE).await;
         }
     }
 

@@ -109,7 +109,7 @@ impl Channel {
 
     fn on_dhcp(&self, port: u16, mac: [u8; 6], message: &[u8]) {
         let now = self.services.now();
-        let answer = self.services.dhcp().on_message(now, mac, message);
+        let answer = self.services.dhcp().on_message(now, port, mac, message);
         if let Some(dhcp::Answer { mac, to, message }) = answer {
             self.reply(&Reply::Dhcp {
                 port,

@@ -6,7 +6,8 @@
 //! longest. The table is bounded: when all of its entries are in use, new clients get nothing.
 //!
 //! An address may be *held* for a hardware address: then that hardware gets it, whatever it calls itself,
-//! and nobody else does. Fixed leases are held, and the addresses that guests were told by other means.
+//! and nobody else does. Fixed leases are held, and the addresses that guests were told by other means. When
+//! such a guest has gone its address *rests*: it is still held, until there is no other for a new client.
 //!
 //! Invariant: a client has one entry at most, and `clients` leads from each entry's client to it.
 
@@ -87,15 +88,23 @@ pub(super) struct Leases {
     pool: Pool,
     entries: HashMap<u32, Entry>,
     clients: HashMap<Client, u32>,
-    /// Held addresses, and whose they are; `holders` is the same from the other side.
-    held: HashMap<u32, [u8; 6]>,
+    /// Held addresses; `holders` is the same from the other side.
+    held: HashMap<u32, Hold>,
     holders: HashMap<[u8; 6], u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    hardware: [u8; 6],
+    resting_since: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
 struct Entry {
     /// Who has it, or had it last; no one when it was declined.
     client: Option<Client>,
+    /// Behind which port it is.
+    port: u16,
     /// Whether the client has only been offered it.
     is_offer: bool,
     /// When it becomes free.
@@ -118,7 +127,11 @@ impl Leases {
     pub(super) fn hold(&mut self, now: Instant, hardware: [u8; 6], address: Ipv4Addr) -> bool {
         let can = self.is_free(now, address.into()) && !self.holders.contains_key(&hardware);
         if can {
-            self.held.insert(address.into(), hardware);
+            let hold = Hold {
+                hardware,
+                resting_since: None,
+            };
+            self.held.insert(address.into(), hold);
             self.holders.insert(hardware, address.into());
         }
         can
@@ -132,6 +145,37 @@ impl Leases {
             self.clients.remove(&client);
         }
         Some(address.into())
+    }
+
+    /// The holder of an address has gone, and may come again.
+    pub(super) fn rest(&mut self, now: Instant, hardware: [u8; 6]) {
+        if let Some(hold) = self.hold_of(hardware) {
+            hold.resting_since = Some(now);
+        }
+    }
+
+    /// The holder has come again; whether it holds an address still.
+    pub(super) fn wake(&mut self, hardware: [u8; 6]) -> bool {
+        let hold = self.hold_of(hardware);
+        hold.map(|hold| hold.resting_since = None).is_some()
+    }
+
+    pub(super) fn holds(&self, hardware: [u8; 6]) -> bool {
+        self.holders.contains_key(&hardware)
+    }
+
+    /// Gives up the address that rests for the longest, because another needs it; which it was.
+    pub(super) fn give_up_resting(&mut self) -> Option<Ipv4Addr> {
+        let resting = self.held.iter().filter_map(|(&address, hold)| {
+            hold.resting_since
+                .map(|since| (since, address, hold.hardware))
+        });
+        let (_, _, hardware) = resting.min()?;
+        self.let_go(hardware)
+    }
+
+    fn hold_of(&mut self, hardware: [u8; 6]) -> Option<&mut Hold> {
+        self.held.get_mut(self.holders.get(&hardware)?)
     }
 
     /// An address that may be held: one that no one had, else the one that is free for the longest.
@@ -190,6 +234,7 @@ impl Leases {
         &mut self,
         now: Instant,
         client: Client,
+        port: u16,
         address: Ipv4Addr,
         time: Duration,
     ) {
@@ -198,13 +243,34 @@ impl Leases {
             entry.client.as_ref() == Some(&client) && !entry.is_offer && entry.until > now
         });
         if !has_it {
-            self.put(client, address, true, now + time);
+            self.put(client, port, address, true, now + time);
         }
     }
 
     /// Leases an address to a client.
-    pub(super) fn bind(&mut self, now: Instant, client: Client, address: Ipv4Addr, time: Duration) {
-        self.put(client, address.into(), false, now + time);
+    pub(super) fn bind(
+        &mut self,
+        now: Instant,
+        client: Client,
+        port: u16,
+        address: Ipv4Addr,
+        time: Duration,
+    ) {
+        self.put(client, port, address.into(), false, now + time);
+    }
+
+    /// Ends the leases of all clients behind `port`, which is gone; their addresses.
+    pub(super) fn end_port(&mut self, now: Instant, port: u16) -> Vec<Ipv4Addr> {
+        let behind = self
+            .entries
+            .iter_mut()
+            .filter(|(_, entry)| entry.port == port && entry.client.is_some() && entry.until > now);
+        behind
+            .map(|(&address, entry)| {
+                entry.until = now;
+                address.into()
+            })
+            .collect()
     }
 
     /// Takes an offer back: the client has chosen another server.
@@ -242,6 +308,7 @@ impl Leases {
             Some(entry) if entry.client.as_ref() == Some(client) => {
                 *entry = Entry {
                     client: None,
+                    port: entry.port,
                     is_offer: false,
                     until: now + time,
                 };
@@ -252,7 +319,7 @@ impl Leases {
         }
     }
 
-    fn put(&mut self, client: Client, address: u32, is_offer: bool, until: Instant) {
+    fn put(&mut self, client: Client, port: u16, address: u32, is_offer: bool, until: Instant) {
         if let Some(had) = self.clients.insert(client.clone(), address)
             && had != address
         {
@@ -260,6 +327,7 @@ impl Leases {
         }
         let entry = Entry {
             client: Some(client),
+            port,
             is_offer,
             until,
         };
@@ -304,7 +372,7 @@ impl Leases {
             && self
                 .held
                 .get(&address)
-                .is_none_or(|holder| *holder == hardware)
+                .is_none_or(|hold| hold.hardware == hardware)
     }
 
     /// Whether no one holds `address` and no one has it.
@@ -373,7 +441,7 @@ mod tests {
 
     fn lease(leases: &mut Leases, now: Instant, n: u16) -> Option<Ipv4Addr> {
         let address = leases.choose(now, &client(n), hardware(n), None)?;
-        leases.bind(now, client(n), address, HOUR);
+        leases.bind(now, client(n), n, address, HOUR);
         Some(address)
     }
 
@@ -428,7 +496,7 @@ mod tests {
         /// Any order of what clients do: no address has two, none has one that it may not have.
         #[test]
         fn no_address_is_leased_twice(
-            steps in proptest::collection::vec((0..5_u8, 0..12_u16, 0..9_u8, 0..4000_u64), 0..80),
+            steps in proptest::collection::vec((0..6_u8, 0..12_u16, 0..9_u8, 0..4000_u64), 0..80),
         ) {
             let mut table = leases([10, 0, 2, 0], 29);
             let mut now = at(0);
@@ -440,7 +508,7 @@ mod tests {
                 match step {
                     0 => {
                         if let Some(address) = table.choose(now, &client, hardware, Some(address)) {
-                            table.offer(now, client, address, HOUR);
+                            table.offer(now, client, n, address, HOUR);
                         }
                     }
                     1 | 2 => {
@@ -450,7 +518,7 @@ mod tests {
                             });
                             prop_assert!(!taken, "{address} is leased already");
                             prop_assert!((4..=6).contains(&host));
-                            table.bind(now, client.clone(), address, HOUR);
+                            table.bind(now, client.clone(), n, address, HOUR);
                             bound.retain(|(who, what, _)| *who != client && *what != address);
                             bound.push((client, address, now + HOUR));
                         }
@@ -458,6 +526,11 @@ mod tests {
                     3 => {
                         table.release(now, &client, address);
                         bound.retain(|(who, what, _)| *who != client || *what != address);
+                    }
+                    4 => {
+                        // Each client has a port of its own.
+                        table.end_port(now, n);
+                        bound.retain(|(who, _, _)| *who != client);
                     }
                     _ => {
                         table.decline(now, &client, address, HOUR);

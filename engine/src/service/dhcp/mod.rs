@@ -102,15 +102,52 @@ impl Server {
         }
     }
 
-    /// An address that may be held.
-    pub(crate) fn find_free(&self, now: Instant) -> Option<Ipv4Addr> {
-        self.leases.find_free(now)
+    /// The guest with `mac` has gone: what is kept for it is given to others if there is nothing else.
+    pub(crate) fn rest(&mut self, now: Instant, mac: MacAddress) {
+        self.leases.rest(now, mac.0);
     }
 
-    /// Takes one message that came at `now` in a frame from `mac`; the answer, if it gets one.
+    /// It has come again; whether its address is kept still.
+    pub(crate) fn wake(&mut self, mac: MacAddress) -> bool {
+        self.leases.wake(mac.0)
+    }
+
+    /// Whether an address is kept for `mac`.
+    pub(crate) fn holds(&self, mac: MacAddress) -> bool {
+        self.leases.holds(mac.0)
+    }
+
+    /// An address that may be held.
+    pub(crate) fn find_free(&mut self, now: Instant) -> Option<Ipv4Addr> {
+        loop {
+            let found = self.leases.find_free(now);
+            if found.is_some() || !self.give_up_resting() {
+                return found;
+            }
+        }
+    }
+
+    fn give_up_resting(&mut self) -> bool {
+        let address = self.leases.give_up_resting();
+        if let Some(address) = address {
+            self.names.release(address);
+        }
+        address.is_some()
+    }
+
+    /// A port is gone, and with it who was behind: their addresses are free, but remembered for them, and
+    /// their names are free. So guests that come and go all day don't use all addresses up.
+    pub(crate) fn on_departure(&mut self, now: Instant, port: u16) {
+        for address in self.leases.end_port(now, port) {
+            self.names.release(address);
+        }
+    }
+
+    /// Takes one message that came at `now` by `port` in a frame from `mac`; the answer, if it gets one.
     pub(crate) fn on_message(
         &mut self,
         now: Instant,
+        port: u16,
         mac: [u8; 6],
         bytes: &[u8],
     ) -> Option<Answer> {
@@ -124,8 +161,8 @@ impl Server {
             return None;
         }
         let (counter, reply) = match message.kind {
-            Kind::Discover => (Counter::DhcpDiscover, self.on_discover(now, &message)),
-            Kind::Request => (Counter::DhcpRequest, self.on_request(now, &message)),
+            Kind::Discover => (Counter::DhcpDiscover, self.on_discover(now, port, &message)),
+            Kind::Request => (Counter::DhcpRequest, self.on_request(now, port, &message)),
             Kind::Inform => (Counter::DhcpInform, self.on_inform(&message)),
             Kind::Decline => (Counter::DhcpDecline, self.on_decline(now, &message)),
             Kind::Release => (Counter::DhcpRelease, self.on_release(now, &message)),
@@ -143,25 +180,30 @@ impl Server {
     }
 
     /// RFC 2131 §4.3.1; with rapid commit the offer is the lease (RFC 4039 §3.1).
-    fn on_discover(&mut self, now: Instant, message: &ClientMessage) -> Option<Reply> {
+    fn on_discover(&mut self, now: Instant, port: u16, message: &ClientMessage) -> Option<Reply> {
         let client = Client::of(message);
-        let Some(address) = self
-            .leases
-            .choose(now, &client, message.hardware, message.requested)
-        else {
-            self.counters.add(Counter::DhcpExhausted);
-            return None;
+        let address = loop {
+            let found = self
+                .leases
+                .choose(now, &client, message.hardware, message.requested);
+            if let Some(address) = found {
+                break address;
+            }
+            if !self.give_up_resting() {
+                self.counters.add(Counter::DhcpExhausted);
+                return None;
+            }
         };
         let lease = self.lease_for(message);
         if message.rapid_commit {
-            self.bind(now, message, address, lease);
+            self.bind(now, port, message, address, lease);
             return Some(Reply::Ack(Offer {
                 address,
                 lease,
                 rapid_commit: true,
             }));
         }
-        self.leases.offer(now, client, address, OFFER_TIME);
+        self.leases.offer(now, client, port, address, OFFER_TIME);
         Some(Reply::Offer(Offer {
             address,
             lease,
@@ -170,7 +212,7 @@ impl Server {
     }
 
     /// RFC 2131 §4.3.2: which state the client is in shows in what it has filled in.
-    fn on_request(&mut self, now: Instant, message: &ClientMessage) -> Option<Reply> {
+    fn on_request(&mut self, now: Instant, port: u16, message: &ClientMessage) -> Option<Reply> {
         let client = Client::of(message);
         let address = match (message.server, message.requested) {
             // SELECTING, and another server was chosen: its offer stands, ours is void.
@@ -193,7 +235,7 @@ impl Server {
             return Some(Reply::Nak);
         }
         let lease = self.lease_for(message);
-        self.bind(now, message, address, lease);
+        self.bind(now, port, message, address, lease);
         Some(Reply::Ack(Offer {
             address,
             lease,
@@ -241,8 +283,16 @@ impl Server {
     }
 
     /// Leases an address, and with it the name that the client gives itself.
-    fn bind(&mut self, now: Instant, message: &ClientMessage, address: Ipv4Addr, lease: Duration) {
-        self.leases.bind(now, Client::of(message), address, lease);
+    fn bind(
+        &mut self,
+        now: Instant,
+        port: u16,
+        message: &ClientMessage,
+        address: Ipv4Addr,
+        lease: Duration,
+    ) {
+        self.leases
+            .bind(now, Client::of(message), port, address, lease);
         if let Some(name) = &message.host_name {
             self.names.claim(now, name.clone(), address, now + lease);
         }

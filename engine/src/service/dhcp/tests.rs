@@ -103,7 +103,9 @@ fn encoded(message: &Message) -> Vec<u8> {
 }
 
 fn ask_raw(server: &mut Server, now: Instant, message: &Message) -> Option<Answer> {
-    server.on_message(now, message.chaddr().try_into().unwrap(), &encoded(message))
+    let mac: [u8; 6] = message.chaddr().try_into().unwrap();
+    // Each client is behind a port of its own.
+    server.on_message(now, mac[5].into(), mac, &encoded(message))
 }
 
 /// The answer's message, and where it goes.
@@ -309,6 +311,22 @@ fn a_kept_address_is_the_only_one_for_its_holder() {
 }
 
 #[test]
+fn a_resting_address_is_given_up_when_there_is_no_other() {
+    let mut server = server(29);
+    let macs = [4, 5].map(|host| Network::mac_of(ip(host)));
+    assert!(server.hold(at(0), macs[0], ip(4)) && server.hold(at(0), macs[1], ip(5)));
+    server.rest(at(2), macs[0]);
+    server.rest(at(1), macs[1]);
+    assert_eq!(lease(&mut server, 3, MAC), Some(ip(6)), "another");
+    assert_eq!(lease(&mut server, 3, OTHER), Some(ip(5)), "the longest");
+    assert!(!server.wake(macs[1]));
+    assert!(server.wake(macs[0]));
+    assert_eq!(lease(&mut server, 3, [2, 9, 9, 9, 9, 9]), None);
+    server.rest(at(4), macs[0]);
+    assert_eq!(server.find_free(at(4)), Some(ip(4)));
+}
+
+#[test]
 fn a_client_s_name_is_good_for_as_long_as_its_lease() {
     let mut server = server(24);
     let found = |server: &Server| server.names.find("web.tow.example", 1);
@@ -496,6 +514,33 @@ fn a_released_address_is_free_but_remembered() {
 }
 
 #[test]
+fn addresses_and_names_of_a_port_that_is_gone_are_free_but_remembered() {
+    let mut server = server(29);
+    let hosts = |n: u8| [2, 9, 9, 9, 9, n];
+    for n in 0..3 {
+        assert_eq!(lease(&mut server, 0, hosts(n)), Some(ip(4 + n)));
+    }
+    let call = [DhcpOption::Hostname("vm".into())];
+    ask(&mut server, 0, &with(renew(hosts(1), ip(5)), &call)).unwrap();
+    assert_eq!(lease(&mut server, 1, MAC), None, "all in use");
+    server.on_departure(at(1), 1);
+    assert_eq!(server.names.find("vm", 1), None);
+    assert_eq!(
+        lease(&mut server, 2, hosts(1)),
+        Some(ip(5)),
+        "its own again"
+    );
+    server.on_departure(at(3), 1);
+    assert_eq!(lease(&mut server, 3, MAC), Some(ip(5)));
+    assert_eq!(lease(&mut server, 4, hosts(1)), None);
+    assert_eq!(
+        lease(&mut server, 4, hosts(0)),
+        Some(ip(4)),
+        "nobody else's"
+    );
+}
+
+#[test]
 fn inform_gives_settings_without_a_lease() {
     let mut server = server(24);
     let mut inform = message(MessageType::Inform, MAC);
@@ -558,7 +603,7 @@ fn replies_go_where_the_client_can_take_them() {
     let discover = message(MessageType::Discover, MAC);
     let frame_mac = [2, 7, 7, 7, 7, 7];
     let answer = server
-        .on_message(at(0), frame_mac, &encoded(&discover))
+        .on_message(at(0), 0, frame_mac, &encoded(&discover))
         .unwrap();
     assert_eq!((answer.mac, answer.to), (MAC, Some(ip(4))));
     assert!(answer.message.len() >= 300);
@@ -579,7 +624,7 @@ fn relays_get_the_reply_and_their_information_back() {
     let mut bytes = encoded(&discover);
     bytes.pop();
     bytes.extend_from_slice(&[82, 4, 1, 2, 3, 4, 255]);
-    let answer = server.on_message(at(0), relay_mac, &bytes).unwrap();
+    let answer = server.on_message(at(0), 0, relay_mac, &bytes).unwrap();
     assert_eq!((answer.mac, answer.to), (relay_mac, Some(ip(200))));
     assert_eq!(
         crate::service::message::dhcp_target_port(&answer.message),
@@ -625,7 +670,7 @@ fn a_long_search_list_is_left_out_for_small_clients() {
 #[test]
 fn nonsense_is_dropped_and_counted() {
     let mut server = server(24);
-    assert_eq!(server.on_message(at(0), MAC, b"hello"), None);
+    assert_eq!(server.on_message(at(0), 0, MAC, b"hello"), None);
     assert_eq!(ask(&mut server, 0, &message(MessageType::Offer, MAC)), None);
     assert_eq!(
         ask(&mut server, 0, &message(MessageType::Request, MAC)),
@@ -646,13 +691,13 @@ proptest! {
     #[test]
     fn any_bytes_are_survived(bytes: Vec<u8>, kind in 0..12_u8, options: Vec<u8>, head: [u8; 28]) {
         let mut server = server(29);
-        let _ = server.on_message(at(0), MAC, &bytes);
+        let _ = server.on_message(at(0), 0, MAC, &bytes);
         let mut message = [&[1, 1, 6][..], &head[3..], &MAC[..]].concat();
         message.resize(236, 0);
         message.extend_from_slice(&[99, 130, 83, 99, 53, 1, kind]);
         message.extend(options);
         for secs in 0..3 {
-            if let Some(answer) = server.on_message(at(secs), MAC, &message) {
+            if let Some(answer) = server.on_message(at(secs), 0, MAC, &message) {
                 prop_assert!(Message::decode(&mut Decoder::new(&answer.message)).is_ok());
                 prop_assert!(answer.message.len() >= 300);
             }
