@@ -48,7 +48,7 @@ pub(super) struct Member {
     /// `None`: it will not be known again.
     uuid: Option<Uuid>,
     /// Its IPv4 address.
-    pub(super) address: Ipv4Addr,
+    address: Ipv4Addr,
 }
 
 /// Why a guest is refused; shown as it is told to the guest. All but the last are vpnkit's own words.
