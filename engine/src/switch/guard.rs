@@ -71,8 +71,8 @@ pub(crate) fn judge(packet: &Packet<'_>, admission: &Admission) -> Result<(), Tr
 }
 
 /// Judges a frame of a protocol that is not read here. Some stations take what is behind a priority
-/// tag, or behind LLC and SNAP, like a frame without (RFC 1042, IEEE 802.1Q §6.9.1), so that none of the
-/// above would hold for it.
+/// tag, or behind LLC and SNAP, like a frame without (RFC 1042, IEEE 802.1Q §6.9.1), so that none
+/// of the above would hold for it.
 pub(crate) fn judge_unread(ether_type: EtherType) -> Result<(), Trespass> {
     match ether_type.0 {
         ..LENGTHS_END | TAG | SERVICE_TAG | OLD_SERVICE_TAG => Err(Trespass::Hidden),

@@ -5,9 +5,9 @@
 //! can have aged is kept, so that a guest that makes up addresses does not have the table searched
 //! for each of its frames.
 //!
-//! A station that is heard at another port than before has moved there, if its old port is quiet. If
-//! that one heard it within [`QUIET`], it is a frame that a loop brought back, or one of two stations
-//! with one address; believing it would send the other's frames astray, so it is refused.
+//! A station that is heard at another port than before has moved there, if its old port is quiet.
+//! If that one heard it within [`QUIET`], it is a frame that a loop brought back, or one of two
+//! stations with one address; believing it would send the other's frames astray, so it is refused.
 
 use std::hash::BuildHasher;
 use std::time::Duration;

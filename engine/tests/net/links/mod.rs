@@ -4,8 +4,10 @@ mod crowd;
 mod dismissals;
 mod identity;
 mod protocols;
+mod rules;
 mod sockets;
 mod switch;
+mod taps;
 
 use std::net::{Ipv4Addr, TcpStream};
 use std::thread;
@@ -25,6 +27,8 @@ pub(crate) fn tests() -> Vec<Test> {
         identity::tests(),
         sockets::tests(),
         switch::tests(),
+        rules::tests(),
+        taps::tests(),
         crowd::tests(),
     ];
     tests.into_iter().flatten().collect()
