@@ -7,7 +7,7 @@
 //!
 //! Two guests that are connected with one UUID would share all addresses, so the second is refused; but
 //! not before the first had a moment to go, for a guest that is started again comes while its old
-//! connection is still being closed.
+//! connection is still being closed. Who finds no address waits as long for one that is being given back.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use towpath_stack::wire::ethernet::MacAddress;
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ use crate::config::{FixedLease, Holder, Network};
 use crate::service::channel::Services;
 use crate::service::dhcp;
 
-/// How long a connected guest with the same UUID may take to leave.
+/// How long those in the way may take to leave: one with the same UUID, or who has the last address.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
 
 /// All UUIDs that were seen, and where their guests are.
@@ -104,19 +104,19 @@ impl Uuids {
         uuid: Uuid,
         preferred: Option<Ipv4Addr>,
     ) -> Result<Member, Refusal> {
-        let attempts = async {
-            loop {
-                // Before the look at the table, so that nothing between the two is missed.
-                let left = self.left.notified();
-                match self.try_join(uuid, preferred) {
-                    Err(Refusal::Connected) => left.await,
-                    outcome => return outcome,
+        let deadline = Instant::now() + LEAVE_TIME;
+        loop {
+            // Before the look at the table, so that nothing between the two is missed.
+            let left = self.left.notified();
+            match self.try_join(uuid, preferred) {
+                Err(refusal @ (Refusal::Connected | Refusal::NoAddress)) => {
+                    if timeout_at(deadline, left).await.is_err() {
+                        return Err(refusal);
+                    }
                 }
+                outcome => return outcome,
             }
-        };
-        timeout(LEAVE_TIME, attempts)
-            .await
-            .unwrap_or(Err(Refusal::Connected))
+        }
     }
 
     fn try_join(
