@@ -117,6 +117,8 @@ impl Link {
             match outcome {
                 Ok(0) => return Ok(None),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
+                // A socket with a time-out is not read again after a signal (signal(7)).
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Ok(_) => {}
                 Err(error) => return Err(error),
             }
