@@ -41,7 +41,7 @@ impl<D: Driver> Core<D> {
                     attachment,
                     on_end,
                 } => {
-                    let Attachment { name: _, carrier } = attachment;
+                    let Attachment { name, carrier } = attachment;
                     let mut state = match self.carry(carrier) {
                         Ok((carrier, features)) => {
                             Port::new(carrier, features, Quota::of(&self.limits, 1))
@@ -51,6 +51,7 @@ impl<D: Driver> Core<D> {
                             continue;
                         }
                     };
+                    state.name = name;
                     state.taken_at = self.now;
                     state.heard_at = self.now;
                     state.on_end = Some(on_end);

@@ -94,7 +94,7 @@ pub(crate) enum LaneMessage {
     /// A datagram put together from fragments by the core that read them.
     Reassembled(Box<Reassembled>),
     /// A frame for guests of that core.
-    Switched(Box<Switched>),
+    Switched(Switched),
     /// A station was heard.
     Heard(Heard),
     /// A port was closed.
@@ -453,7 +453,7 @@ impl<D: Driver> Core<D> {
                     self.on_frame(port, Slice::from(frame), false);
                 }
                 LaneMessage::Reassembled(datagram) => self.on_reassembled(*datagram, false),
-                LaneMessage::Switched(switched) => self.on_switched(*switched),
+                LaneMessage::Switched(switched) => self.on_switched(switched),
                 LaneMessage::Heard(heard) => self.stations.hear_of(self.now, heard),
                 LaneMessage::Closed(port) => self.stations.forget_port(port),
             }

@@ -8,14 +8,14 @@ use towpath_ring::buffer::{Parcel, Slice};
 use towpath_ring::driver::{Driver, LinkFeatures};
 use towpath_stack::parse::{self, Ethernet, Packet};
 use towpath_stack::resegment::{self, Abilities, Plan};
-use towpath_stack::wire::ethernet::{self, EtherType};
+use towpath_stack::wire::ethernet::{self, EtherType, MacAddress};
 use towpath_stack::wire::offload::Offload;
 
 use super::{Core, LaneMessage};
 use crate::counters::Counter;
 use crate::link::PortId;
 use crate::switch::forward::{Blocked, Decision, forward};
-use crate::switch::stations::{Heard, Learned};
+use crate::switch::stations::{Heard, Learned, Refusal};
 use crate::switch::{Place, guard};
 
 /// A frame on its way to guests of another core.
@@ -66,8 +66,11 @@ impl<D: Driver> Core<D> {
             port: passing.port,
         };
         let learned = self.stations.learn(self.now, ethernet.source, place);
-        if let Learned::Refused(_) = learned {
+        if let Learned::Refused(why) = learned {
             self.counters.bump(Counter::DroppedSpoofed);
+            if why == Refusal::Loop {
+                self.tell_of_double(passing.port, ethernet.source);
+            }
             return false;
         }
         if learned.is_news() {
@@ -131,6 +134,20 @@ impl<D: Driver> Core<D> {
         })
     }
 
+    /// Says once for each guest that another has its MAC address: machines that were started with the default
+    /// of their hypervisor.
+    fn tell_of_double(&mut self, port: PortId, mac: MacAddress) {
+        if let Some(state) = self.egress.ports.get_mut(port)
+            && !std::mem::replace(&mut state.told_of_double, true)
+        {
+            tracing::warn!(
+                "{}: its MAC address {mac} is another guest's, or its network leads back here: its frames are \
+                 dropped while the other is heard; give each machine an address of its own (QEMU: -device …,mac=…)",
+                state.name
+            );
+        }
+    }
+
     /// Sends a message to each of the other cores.
     pub(super) fn tell_others(&mut self, message: &dyn Fn() -> LaneMessage) {
         for core in 0..self.to_wake.len() {
@@ -163,7 +180,7 @@ impl<D: Driver> Core<D> {
                 offload: *passing.offload,
                 frame: frame.into_parcel(),
             };
-            self.hand_over(core, LaneMessage::Switched(Box::new(switched)));
+            self.hand_over(core, LaneMessage::Switched(switched));
         }
     }
 
@@ -179,11 +196,11 @@ impl<D: Driver> Core<D> {
             return self.counters.bump(Counter::DroppedFlood);
         }
         self.tell_others(&|| {
-            LaneMessage::Switched(Box::new(Switched {
+            LaneMessage::Switched(Switched {
                 to: Target::All,
                 offload: *passing.offload,
                 frame: Slice::from_vec(frame.to_vec()).into_parcel(),
-            }))
+            })
         });
         self.deliver_to_all(Some(passing.port), &frame, passing.offload);
     }
@@ -212,10 +229,10 @@ impl<D: Driver> Core<D> {
         if !state.carrier.has_room() {
             return self.counters.bump(Counter::DroppedLinkFull);
         }
-        self.counters.bump(Counter::FramesSwitched);
         let frame_max = ethernet::HEADER_LEN + usize::from(self.egress.mtu());
         if *offload == Offload::NONE && frame.len() <= frame_max {
             let frame = frame.clone();
+            self.counters.bump(Counter::FramesSwitched);
             return self
                 .egress
                 .pass(&mut self.driver, port, offload, &[], frame);
@@ -237,8 +254,9 @@ impl<D: Driver> Core<D> {
                         .pass(&mut self.driver, port, &Offload::NONE, headers, payload);
                 }
             }
-            Ok(Err(_)) | Err(_) => self.counters.bump(Counter::DroppedTooLong),
+            Ok(Err(_)) | Err(_) => return self.counters.bump(Counter::DroppedTooLong),
         }
+        self.counters.bump(Counter::FramesSwitched);
     }
 }
 

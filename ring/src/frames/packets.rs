@@ -73,17 +73,6 @@ impl PacketWriter {
         &room[..packets]
     }
 
-    /// A copy of the first packet: what waits for room shall keep no pooled buffer.
-    #[must_use]
-    pub fn first(&self) -> Option<Slice> {
-        let slices = self.packets.front()?.slices;
-        let mut packet = Vec::new();
-        for slice in self.parts.slices.iter().take(slices) {
-            packet.extend_from_slice(slice);
-        }
-        Some(Slice::from_vec(packet))
-    }
-
     /// Copies what lies in pooled buffers, because the link takes nothing. How many slices that were.
     pub fn leave_pool(&mut self) -> u64 {
         self.parts.leave_pool()
@@ -129,23 +118,6 @@ mod tests {
         let mut room = [&[][..]; PACKETS_MAX];
         let batch = writer.batch(&mut room);
         batch.iter().map(|packet| packet.concat()).collect()
-    }
-
-    #[test]
-    fn the_first_can_be_had_alone() {
-        let bounds = FrameBounds {
-            bytes: 1 << 20,
-            frames: 100,
-        };
-        let mut writer = PacketWriter::new(bounds);
-        assert_eq!(writer.first(), None);
-        let large = Slice::from_vec(vec![7; 300]);
-        assert!(writer.push(b"one", &[large.clone(), large]));
-        assert!(writer.push(b"two", &[]));
-        let first = writer.first().unwrap();
-        assert_eq!(first.bytes(), [&b"one"[..], &[7; 600]].concat());
-        writer.advance(1);
-        assert_eq!(writer.first().unwrap().bytes(), b"two");
     }
 
     #[test]

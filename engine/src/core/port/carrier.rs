@@ -50,7 +50,7 @@ pub(crate) struct Packets {
     writer: PacketWriter,
     /// Packets of the send that is under way.
     sending: Option<usize>,
-    /// The socket had no room: the next send waits for it.
+    /// The socket had no room for all.
     full: bool,
 }
 
@@ -216,11 +216,6 @@ impl Packets {
     fn flush<D: Driver>(&mut self, driver: &mut D, token: Token) {
         if self.sending.is_some() || self.writer.is_empty() {
             return;
-        }
-        if self.full {
-            let first = self.writer.first().unwrap_or_default();
-            self.sending = Some(1);
-            return driver.send_packets(self.socket, &[&[first]], token);
         }
         let mut room = [&[][..]; PACKETS_MAX];
         let batch = self.writer.batch(&mut room);

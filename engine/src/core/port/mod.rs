@@ -52,6 +52,8 @@ impl Quota {
 
 /// One guest, as this core knows it.
 pub(crate) struct Port {
+    /// What logs call it.
+    pub(crate) name: String,
     pub(crate) carrier: Carrier,
     pub(crate) features: LinkFeatures,
     /// Flows are spread over all cores.
@@ -62,6 +64,8 @@ pub(crate) struct Port {
     pub(crate) parked: Vec<u32>,
     /// What it sends to all ports.
     pub(crate) flood: FloodLimit,
+    /// It was said that another guest has its MAC address.
+    pub(crate) told_of_double: bool,
     /// Frames that found no room since the last flush.
     pub(crate) refused: u64,
     /// It is in the list of ports to flush.
@@ -81,6 +85,7 @@ pub(crate) struct Port {
 impl Port {
     pub(crate) fn new(carrier: Carrier, features: LinkFeatures, quota: Quota) -> Self {
         Self {
+            name: String::new(),
             carrier,
             features,
             wide: false,
@@ -88,6 +93,7 @@ impl Port {
             half_open: HalfOpen::new(quota.tcp_pending),
             parked: Vec::new(),
             flood: FloodLimit::default(),
+            told_of_double: false,
             refused: 0,
             listed: false,
             taken_at: Instant::ZERO,
