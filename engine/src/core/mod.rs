@@ -325,7 +325,8 @@ impl<D: Driver> Core<D> {
         // Starved flows wait for buffers that come back without a completion of their own.
         let retry = (!self.starved.is_empty()).then(|| self.now + Duration::from_millis(1));
         // The same for a link whose buffers are with other cores.
-        let starved = self.has_peers() && self.driver.levels().tap_free == 0;
+        let levels = self.driver.levels();
+        let starved = self.has_peers() && levels.tap_total > 0 && levels.tap_free == 0;
         let link = starved.then(|| self.now + Duration::from_millis(1));
         let ports = self.starved_ports_at();
         let drain = self.draining.map(|_| self.now + Duration::from_millis(100));
