@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use towpath_ring::buffer::Slice;
-use towpath_ring::driver::{Driver, Errno, ReceiveEnd, SendMode, SocketId};
+use towpath_ring::driver::{Driver, Errno, ReceiveEnd, SEND_SLICES_MAX, SendMode, SocketId};
 use towpath_stack::flow::FlowKey;
 use towpath_stack::tcp::segment::Segment;
 use towpath_stack::tcp::seq::SequenceNumber;
@@ -67,8 +67,8 @@ const RECEIVE_MAX_SHARED: u32 = 256 << 10;
 const RECEIVE_MAX_BULK: u32 = 1 << 20;
 /// For how long a flow counts after a small message.
 const SMALL_MESSAGES: Duration = Duration::from_millis(20);
-/// Slices of one send (what the driver takes).
-const SEND_SLICES: usize = 64;
+/// Slices of one send: what the driver takes.
+const SEND_SLICES: usize = SEND_SLICES_MAX;
 /// Receives up to this size are appended to the buffer before them when there is room.
 const COALESCE_MAX: usize = 4096;
 /// Receives up to this size are copied out of their buffer when half of the buffers are taken: many
