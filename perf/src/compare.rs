@@ -41,7 +41,7 @@ pub(crate) struct Args {
         long,
         value_delimiter = ',',
         value_parser = PossibleValuesParser::new(peers::KNOWN),
-        default_value = "towpath,pasta,passt,slirp4netns,veth,veth-no-offload,loopback"
+        default_value = "towpath,towpath-qemu,towpath-vpnkit,pasta,passt,slirp4netns,veth,veth-no-offload,loopback"
     )]
     peers: Vec<String>,
     /// One more network, by description; may be given several times. See perf/README.md
@@ -210,7 +210,8 @@ fn jobs<'a>(plan: &Plan, present: &[&'a Peer]) -> Vec<Job<'a>> {
                 // A limit has no process whose memory could be watched.
                 let runs = present
                     .iter()
-                    .filter(|peer| !case.watches_memory() || !peer.is_limit());
+                    .filter(|peer| !case.watches_memory() || !peer.is_limit())
+                    .filter(|peer| mtu <= peer.mtu_max);
                 jobs.extend(runs.map(|&peer| (mtu, case, round, peer)));
             }
         }
@@ -301,7 +302,7 @@ mod tests {
         let args = parse(&[]).unwrap();
         assert!(!args.inside);
         let plan = Plan::new(&args).unwrap();
-        assert_eq!((plan.peers.len(), plan.rounds), (7, 3));
+        assert_eq!((plan.peers.len(), plan.rounds), (9, 3));
         assert_eq!(plan.mtus, [1500, 65_520]);
         assert_eq!(plan.cases, cases::unnamed(false));
     }

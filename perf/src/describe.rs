@@ -64,6 +64,7 @@ fn read(text: &str) -> Result<Peer, String> {
         link,
         command,
         package: None,
+        mtu_max: u32::MAX,
     })
 }
 

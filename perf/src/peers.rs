@@ -24,7 +24,18 @@ pub(crate) struct Peer {
     pub(crate) command: Vec<String>,
     /// The Debian package that it may have come in.
     pub(crate) package: Option<String>,
+    /// The largest MTU that its protocol is used with; it is left out above.
+    pub(crate) mtu_max: u32,
 }
+
+/// What vpnkit stays below, because Hyper-V's messages are no longer.
+const VPNKIT_MTU_MAX: u32 = 8191;
+/// The network of `towpath serve` here, its gateway and its first guest.
+const SERVE: (&str, Ipv4Addr, &str) = (
+    "198.18.4.0/24",
+    Ipv4Addr::new(198, 18, 4, 1),
+    "198.18.4.3/24",
+);
 
 /// What a peer is to the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,8 +70,10 @@ pub(crate) enum Link {
 }
 
 /// The names of the peers that are known here, in the order in which they run.
-pub(crate) const KNOWN: [&str; 7] = [
+pub(crate) const KNOWN: [&str; 9] = [
     "towpath",
+    "towpath-qemu",
+    "towpath-vpnkit",
     "pasta",
     "passt",
     "slirp4netns",
@@ -73,11 +86,32 @@ impl Peer {
     /// The known peer of this name; `towpath` is the path of that program.
     pub(crate) fn known(name: &str, towpath: &Path) -> Option<Peer> {
         let towpath = towpath.to_string_lossy();
+        let serve = |framing, protocol| {
+            let (subnet, gateway, address) = SERVE;
+            let url = format!("{protocol}://{{sock}}");
+            let mut command = vec![towpath.to_string(), "serve".to_owned()];
+            let options = ["--mtu", "{mtu}", "--subnet", subnet, "--listen", &url];
+            command.extend(options.map(str::to_owned));
+            let address = address.to_owned();
+            let link = Link::Socket {
+                framing,
+                address,
+                gateway,
+            };
+            (Role::Subject, link, command, None)
+        };
         let (role, link, command, package) = match name {
             "towpath" => {
                 let command = [&*towpath, "attach", "--mtu", "{mtu}", "--netns", "{netns}"];
-                (Role::Subject, Link::Netns, command.to_vec(), None)
+                (
+                    Role::Subject,
+                    Link::Netns,
+                    command.map(str::to_owned).to_vec(),
+                    None,
+                )
             }
+            "towpath-qemu" => serve(Framing::Qemu, "qemu"),
+            "towpath-vpnkit" => serve(Framing::Vpnkit, "vpnkit"),
             // No ports are spliced: all goes through the TAP, as it does for any address but the
             // loopback's.
             "pasta" => (
@@ -115,8 +149,13 @@ impl Peer {
             name: name.to_owned(),
             role,
             link,
-            command: command.into_iter().map(str::to_owned).collect(),
+            command,
             package: package.map(str::to_owned),
+            mtu_max: if name == "towpath-vpnkit" {
+                VPNKIT_MTU_MAX
+            } else {
+                u32::MAX
+            },
         })
     }
 
@@ -142,8 +181,8 @@ impl Peer {
 }
 
 /// The words of a command line.
-fn words(text: &str) -> Vec<&str> {
-    text.split_whitespace().collect()
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// Where the `towpath` program is when the command line does not say: beside this one, else on the
@@ -183,7 +222,10 @@ mod tests {
                 Link::Netns => "/ns/guest",
                 _ => "/s.sock",
             };
-            assert!(command.contains(&guest.to_owned()), "{command:?}");
+            assert!(
+                command.iter().any(|word| word.ends_with(guest)),
+                "{command:?}"
+            );
             assert!(command.contains(&"65520".to_owned()), "{command:?}");
         }
     }
