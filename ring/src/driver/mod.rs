@@ -14,6 +14,7 @@ pub mod sim;
 pub mod uring;
 
 mod completion;
+mod kernel;
 mod link;
 mod socket;
 mod waker;

@@ -3,12 +3,13 @@
 use io_uring::cqueue;
 use rustix::net::Shutdown;
 
-use super::control;
+use super::Uring;
 use super::operation::{Chain, Family, SendForm, WaitForm};
-use super::sockets::NONE;
+use super::sockets::{NONE, Socket};
 use super::submit::{DATAGRAM_CONTROL_BYTES, DATAGRAM_NAME_BYTES};
-use super::{Uring, address};
 use crate::buffer::Slice;
+use crate::driver::kernel::errors;
+use crate::driver::kernel::{address, control};
 use crate::driver::{Completion, Errno, LinkId, ReceiveEnd, SendMode, Token};
 
 /// `struct io_uring_recvmsg_out`: namelen, controllen, payloadlen, flags; each u32.
@@ -306,18 +307,16 @@ impl Uring {
     /// the error of the first entry from the network.
     fn datagram_socket_failed(&mut self, index: u32) -> Option<Errno> {
         let socket = self.sockets.at(index)?;
-        let before = socket.errors.len();
-        let (earlier, dropped) = socket.drain_errors();
-        let first = socket.errors.get(before).map(|error| error.errno);
+        let drained = socket.drain_errors();
         let receiver = socket.receive_from;
-        self.counters.errors_dropped += dropped;
-        if let (Some(errno), Some(wait)) = (first.or(earlier), self.waits.get(receiver)) {
+        self.counters.errors_dropped += drained.dropped;
+        if let (Some(errno), Some(wait)) = (drained.first, self.waits.get(receiver)) {
             self.ready.push(Completion::DatagramError {
                 token: wait.token,
                 errno,
             });
         }
-        earlier
+        drained.from_network
     }
 
     fn receive_done(&mut self, index: u32, entry: Reaped) {
@@ -417,9 +416,9 @@ impl Uring {
                     self.starved.datagrams.push(index);
                 }
             }
-            Err(errno) if shared && is_soft(errno) => {
-                let (_, dropped) = socket_errors(self.sockets.at(socket_index));
-                self.counters.errors_dropped += dropped;
+            Err(errno) if shared && errors::is_soft(errno) => {
+                let drained = self.sockets.at(socket_index).map(Socket::drain_errors);
+                self.counters.errors_dropped += drained.map_or(0, |drained| drained.dropped);
                 self.ready.push(Completion::DatagramError { token, errno });
                 self.arm_receive_from(index);
             }
@@ -450,24 +449,6 @@ impl Uring {
             self.poll_event();
         }
     }
-}
-
-fn socket_errors(socket: Option<&mut super::sockets::Socket>) -> (Option<Errno>, u64) {
-    socket.map_or((None, 0), super::sockets::Socket::drain_errors)
-}
-
-/// Errors that concern one earlier datagram, after which a socket shared by many peers goes on.
-fn is_soft(errno: Errno) -> bool {
-    !matches!(
-        errno,
-        Errno::BADF
-            | Errno::NOTSOCK
-            | Errno::FAULT
-            | Errno::INVAL
-            | Errno::OPNOTSUPP
-            | Errno::CANCELED
-            | Errno::NOTCONN
-    )
 }
 
 /// Takes a buffer apart that a multishot `recvmsg` filled: head, room for the address, room for control

@@ -52,13 +52,10 @@
 //! **Waking.** Another ring sends us a message; other threads write to an event descriptor, which is polled.
 //! Both are merged by a mark in the [`Waker`].
 
-mod address;
 mod busy_poll;
 mod complete;
 mod config;
-mod control;
 mod enter;
-mod errors;
 mod group;
 mod links;
 mod operation;
@@ -78,14 +75,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, opcode, types};
 use rustix::event::{EventfdFlags, eventfd};
-use socket2::{Domain, SockRef};
 
 use self::busy_poll::BusyPoll;
 use self::group::BufferGroup;
 use self::links::Links;
 use self::operation::{Family, FrameOp, SendOp, WaitForm, WaitOp};
 use self::slots::Slots;
-use self::sockets::{NO_SOCKET, NONE, Sockets};
+use self::sockets::{NONE, Socket, Sockets};
+use super::kernel::options::{self, UdpTuning};
+use super::kernel::table::NO_SOCKET;
 use super::{
     Adopted, BufferLevels, Completion, Driver, DriverCounters, Errno, Keepalive, LinkFeatures,
     LinkId, ReceiveEnd, Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker,
@@ -424,19 +422,22 @@ impl Driver for Uring {
     }
 
     fn open(&mut self, kind: SocketKind) -> io::Result<SocketId> {
-        let fd = sockets::make(kind, &self.config)?;
-        self.sockets.add(fd, Some(kind))
+        // It blocks: the ring takes care of waiting, and `O_NONBLOCK` would make it give up instead.
+        let fd = options::make(
+            kind,
+            UdpTuning {
+                receive_buffer_bytes: self.config.udp_receive_buffer_bytes,
+                receive_offload: self.config.udp_receive_offload,
+            },
+        )?;
+        self.sockets.add(Socket::new(fd, Some(kind)))
     }
 
     fn adopt(&mut self, fd: OwnedFd, purpose: Adopted) -> SocketId {
-        sockets::set_blocking(&fd);
-        let id = self.sockets.add(fd, None).unwrap_or(NO_SOCKET);
-        if let Some(index) = self.sockets.index(id)
-            && let Some(socket) = self.sockets.at(index)
-        {
-            socket.large = purpose == Adopted::StreamLink && self.link_stream.is_some();
-        }
-        id
+        options::set_blocking(&fd, true);
+        let mut socket = Socket::new(fd, None);
+        socket.large = purpose == Adopted::StreamLink && self.link_stream.is_some();
+        self.sockets.add(socket).unwrap_or(NO_SOCKET)
     }
 
     fn connect(&mut self, socket: SocketId, to: &Remote, token: Token) {
@@ -514,12 +515,8 @@ impl Driver for Uring {
     }
 
     fn take_error(&mut self, socket: SocketId) -> Option<SocketError> {
-        let index = self.sockets.index(socket)?;
-        let socket = self.sockets.at(index)?;
-        socket
-            .errors
-            .pop_front()
-            .or_else(|| errors::read(socket.fd.as_fd()))
+        let socket = self.sockets.open_mut(socket)?;
+        socket.errors.take(socket.fd.as_fd())
     }
 
     fn shutdown_write(&mut self, socket: SocketId) {
@@ -562,27 +559,22 @@ impl Driver for Uring {
 
     fn set_hop_limit(&mut self, socket: SocketId, hops: u8) -> io::Result<()> {
         let socket = self.sockets.open(socket).ok_or(Errno::BADF)?;
-        let reference = SockRef::from(&socket.fd);
-        match reference.domain()? {
-            Domain::IPV6 => reference.set_unicast_hops_v6(hops.into()),
-            _ => reference.set_ttl_v4(hops.into()),
-        }
+        options::set_hop_limit(&socket.fd, hops)
     }
 
     fn set_report_errors(&mut self, socket: SocketId) -> io::Result<()> {
         let socket = self.sockets.open(socket).ok_or(Errno::BADF)?;
-        sockets::report_errors(&socket.fd, SockRef::from(&socket.fd).domain()?)
+        options::report_errors(&socket.fd)
     }
 
     fn set_keepalive(&mut self, socket: SocketId, keepalive: &Keepalive) -> io::Result<()> {
         let socket = self.sockets.open(socket).ok_or(Errno::BADF)?;
-        sockets::set_keepalive(&socket.fd, keepalive)
+        options::set_keepalive(&socket.fd, keepalive)
     }
 
     fn local_address(&self, socket: SocketId) -> io::Result<SocketAddr> {
         let socket = self.sockets.open(socket).ok_or(Errno::BADF)?;
-        let address = SockRef::from(&socket.fd).local_addr()?;
-        address.as_socket().ok_or_else(|| Errno::AFNOSUPPORT.into())
+        options::local_address(&socket.fd)
     }
 
     fn levels(&self) -> BufferLevels {
