@@ -20,6 +20,7 @@ pub use driver::{
     Adopted, BufferLevels, Completion, Driver, DriverCounters, Errno, ErrorOrigin, Keepalive,
     LinkFeatures, LinkId, ReceiveEnd, Remote, SendMode, SocketError, SocketId, SocketKind, Token,
     UnixAddress, Waker, WriteStats,
+    readiness::{Readiness, ReadinessConfig, poller::Epoll},
     uring::{Features, Uring, UringConfig, probe},
 };
 pub use frames::FrameBounds;

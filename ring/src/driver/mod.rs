@@ -10,6 +10,7 @@
 //! Both come as ordinary completions. Tokens mean nothing to the driver.
 
 pub mod faulty;
+pub mod readiness;
 pub mod sim;
 pub mod uring;
 

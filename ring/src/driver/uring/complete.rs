@@ -9,6 +9,7 @@ use super::sockets::{NONE, Socket};
 use super::submit::{DATAGRAM_CONTROL_BYTES, DATAGRAM_NAME_BYTES};
 use crate::buffer::Slice;
 use crate::driver::kernel::errors;
+use crate::driver::kernel::table::TableSocket;
 use crate::driver::kernel::{address, control};
 use crate::driver::{Completion, Errno, LinkId, ReceiveEnd, SendMode, Token};
 
@@ -139,7 +140,16 @@ impl Uring {
         let Some((socket, token)) = self.release_wait(index) else {
             return;
         };
-        let result = entry.outcome().map(|_| ());
+        let closing = self
+            .sockets
+            .at(socket)
+            .is_some_and(|socket| !socket.is_open());
+        let result = match entry.outcome() {
+            Ok(_) => Ok(()),
+            // A UNIX socket that waits for room in a queue says this.
+            Err(Errno::INTR) if closing => Err(Errno::CANCELED),
+            Err(errno) => Err(errno),
+        };
         self.ready.push(Completion::Connected { token, result });
         self.close_if_idle(socket);
     }

@@ -82,6 +82,7 @@ use self::links::Links;
 use self::operation::{Family, FrameOp, SendOp, WaitForm, WaitOp};
 use self::slots::Slots;
 use self::sockets::{NONE, Socket, Sockets};
+use super::kernel::clock;
 use super::kernel::options::{self, UdpTuning};
 use super::kernel::table::NO_SOCKET;
 use super::{
@@ -221,7 +222,7 @@ impl Uring {
             ring,
             features,
             config: config.clone(),
-            now: enter::clock(),
+            now: clock(),
             links: Links::default(),
             sockets: Sockets::default(),
             frames: Slots::new(),
@@ -379,7 +380,7 @@ impl Driver for Uring {
                 let want = if there { 0 } else { self.silent + 1 };
                 self.round(want, deadline, completions)?;
             }
-            self.now = enter::clock();
+            self.now = clock();
             let wanted = completions.len() > before && self.starved.any();
             let found = wanted || !self.ready.is_empty();
             self.busy_poll.saw(&self.ready);
