@@ -94,7 +94,7 @@ use crate::buffer::Slice;
 use crate::frames::tap::TapQueue;
 
 pub use config::{Features, UringConfig};
-pub use probe::probe;
+pub use probe::{features, probe};
 
 /// The size of a frame or datagram buffer: 64 KiB and room for headers.
 const LARGE_BUFFER_BYTES: u32 = 65_536 + 256;
@@ -180,7 +180,7 @@ impl Uring {
     /// `Unsupported` if the kernel lacks something that cannot be done without ([`probe`] says
     /// what), else the error of the step that failed.
     pub fn new(config: &UringConfig, links: Vec<TapQueue>) -> io::Result<Uring> {
-        let features = probe::cached();
+        let features = probe::features();
         if let Some(errno) = features.unusable {
             return Err(errno.into());
         }
