@@ -9,6 +9,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "kqueue-shim")]
+use towpath_ring::Kqueue;
 use towpath_ring::driver::faulty::{FaultPlan, Faulty};
 use towpath_ring::driver::readiness::poller::Poller;
 use towpath_ring::driver::sim::{Answer, Random, SimConfig, SimDriver, SimHost};
@@ -1179,6 +1181,15 @@ macro_rules! conformance {
                 #[test]
                 fn $test() {
                     super::$test(super::small_readiness::<super::Epoll>());
+                }
+            )*
+        }
+        #[cfg(feature = "kqueue-shim")]
+        mod kqueue {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(super::small_readiness::<super::Kqueue>());
                 }
             )*
         }

@@ -8,6 +8,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "kqueue-shim")]
+use towpath_ring::Kqueue;
 use towpath_ring::driver::readiness::poller::Poller;
 use towpath_ring::driver::sim::{Answer, Got, HostFaults, Random, SimConfig, SimDriver};
 use towpath_ring::driver::sim::{SimHost, SimStream};
@@ -434,6 +436,15 @@ macro_rules! streams {
                 #[test]
                 fn $test() {
                     super::$test(super::on_readiness::<super::Epoll>());
+                }
+            )*
+        }
+        #[cfg(feature = "kqueue-shim")]
+        mod kqueue {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(super::on_readiness::<super::Kqueue>());
                 }
             )*
         }

@@ -10,6 +10,8 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect,
     recv, send, socketpair,
 };
+#[cfg(feature = "kqueue-shim")]
+use towpath_ring::Kqueue;
 use towpath_ring::driver::readiness::poller::Poller;
 use towpath_ring::driver::sim::{Answer, HostFaults, Random, SimConfig, SimDriver};
 use towpath_ring::driver::sim::{SimHost, SimPackets};
@@ -460,6 +462,35 @@ packets! {
         ..HostFaults::default()
     }) => [
         packets_go_in_order_through_a_full_queue
+    ]
+}
+
+#[cfg(feature = "kqueue-shim")]
+packets! {
+    kqueue_seqpacket = pair(readiness::<Kqueue>(), SocketType::SEQPACKET) => [
+        packets_go_in_order_through_a_full_queue
+        packets_of_all_lengths_go_both_ways
+        no_packets_and_too_many_are_understood
+        one_chain_at_a_time
+        a_close_ends_a_chain_that_waits
+        a_peer_that_leaves_ends_a_chain
+        a_peer_that_leaves_ends_a_connection
+        an_empty_packet_ends_receiving
+    ]
+    kqueue_datagram_pair = pair(readiness::<Kqueue>(), SocketType::DGRAM) => [
+        packets_go_in_order_through_a_full_queue
+        packets_of_all_lengths_go_both_ways
+        no_packets_and_too_many_are_understood
+        one_chain_at_a_time
+        a_close_ends_a_chain_that_waits
+        a_peer_that_leaves_ends_a_chain
+        an_empty_packet_ends_receiving
+    ]
+    kqueue_datagram_to_a_bound_socket = to_a_bound_socket(readiness::<Kqueue>()) => [
+        packets_go_in_order_through_a_full_queue
+        one_chain_at_a_time
+        a_close_ends_a_chain_that_waits
+        a_peer_that_leaves_ends_a_chain
     ]
 }
 

@@ -96,7 +96,7 @@ impl<P: Poller> Readiness<P> {
         if let Some(link) = place.and_then(Option::take)
             && link.state != Reading::Idle
         {
-            self.poller.forget(link.queue.as_fd(), Interest::Read);
+            self.poller.forget(link.queue.as_fd(), Interest::Read, true);
         }
     }
 
@@ -147,7 +147,7 @@ impl<P: Poller> Readiness<P> {
                     return;
                 }
                 Err(error) => {
-                    self.poller.forget(link.queue.as_fd(), Interest::Read);
+                    self.poller.forget(link.queue.as_fd(), Interest::Read, true);
                     link.state = Reading::Idle;
                     self.ready.push(Completion::LinkEnd { link: id, error });
                     return;

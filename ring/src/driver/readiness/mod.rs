@@ -553,9 +553,10 @@ impl<P: Poller> Driver for Readiness<P> {
         if reset {
             options::set_reset(&socket.fd);
         }
-        // Of one that was made elsewhere there may be duplicates.
-        if let (Some(watched), None) = (socket.watched, socket.kind) {
-            self.poller.forget(socket.fd.as_fd(), watched);
+        if let Some(watched) = socket.watched {
+            // Of one that was made elsewhere there may be duplicates.
+            let duplicated = socket.kind.is_none();
+            self.poller.forget(socket.fd.as_fd(), watched, duplicated);
         }
     }
 

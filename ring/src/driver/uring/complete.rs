@@ -455,7 +455,9 @@ impl Uring {
         }
         if !entry.more() && !self.closing {
             // Empty it: a new poll would fire at once. What was signalled was told just now.
-            let _ = rustix::io::read(self.waker.event(), &mut [0; 8]);
+            if let Some(event) = self.waker.event() {
+                let _ = rustix::io::read(event, &mut [0; 8]);
+            }
             self.poll_event();
         }
     }

@@ -307,10 +307,10 @@ impl Uring {
 
     /// Watches our own event descriptor.
     fn poll_event(&mut self) {
-        let poll = opcode::PollAdd::new(
-            types::Fd(self.waker.event().as_raw_fd()),
-            libc::POLLIN as u32,
-        );
+        let Some(event) = self.waker.event() else {
+            return;
+        };
+        let poll = opcode::PollAdd::new(types::Fd(event.as_raw_fd()), libc::POLLIN as u32);
         let entry = poll.multi(true).build().user_data(Family::Event.data(0));
         // SAFETY: a poll refers to no memory; the descriptor lives as long as the ring.
         unsafe { self.push(entry) };

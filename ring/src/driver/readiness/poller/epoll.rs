@@ -64,9 +64,11 @@ impl Poller for Epoll {
         }
     }
 
-    fn forget(&mut self, fd: BorrowedFd<'_>, _: Interest) {
-        // It is there: whoever calls has added it.
-        let _ = epoll::delete(&self.epoll, fd);
+    fn forget(&mut self, fd: BorrowedFd<'_>, _: Interest, duplicated: bool) {
+        if duplicated {
+            // It is there: whoever calls has added it.
+            let _ = epoll::delete(&self.epoll, fd);
+        }
     }
 
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
@@ -198,7 +200,7 @@ mod tests {
             ..writable
         };
         assert_eq!(events(&mut epoll, 1000), [ended]);
-        epoll.forget(ours.as_fd(), both);
+        epoll.forget(ours.as_fd(), both, true);
         assert_eq!(events(&mut epoll, 0), []);
     }
 

@@ -1,6 +1,10 @@
 //! Who tells which descriptors are ready.
 
 mod epoll;
+#[cfg(any(target_os = "macos", target_os = "freebsd", feature = "kqueue-shim"))]
+pub(in crate::driver) mod kqueue;
+#[cfg(feature = "kqueue-shim")]
+mod shim;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -9,6 +13,8 @@ use std::time::Duration;
 use crate::driver::{Errno, Waker};
 
 pub use epoll::Epoll;
+#[cfg(any(target_os = "macos", target_os = "freebsd", feature = "kqueue-shim"))]
+pub use kqueue::Kqueue;
 
 /// Watches descriptors, edge by edge: each change to "ready" is told once, and a descriptor that is ready
 /// when it begins to be watched is told of, too.
@@ -40,8 +46,9 @@ pub trait Poller: Sized {
         now: Interest,
     ) -> Result<(), Errno>;
 
-    /// Stops to watch a descriptor, which is about to be closed.
-    fn forget(&mut self, fd: BorrowedFd<'_>, before: Interest);
+    /// Stops to watch a descriptor, which is about to be closed. `duplicated`: there may be others of the same
+    /// file, so that this does not end the watch.
+    fn forget(&mut self, fd: BorrowedFd<'_>, before: Interest, duplicated: bool);
 
     /// Waits until something is ready or the time is up (`None`: for ever), and appends what is. May end
     /// early with nothing.
