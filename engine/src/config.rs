@@ -6,6 +6,7 @@ use std::time::Duration;
 use towpath_ring::driver::faulty::FaultPlan;
 use towpath_stack::wire::ethernet::MacAddress;
 
+use crate::driver::DriverChoice;
 use crate::ports::PortSet;
 
 pub use crate::service::names::HostName;
@@ -18,6 +19,8 @@ pub struct EngineConfig {
     pub cores: usize,
     /// Whether each core's thread is pinned to a processor of its own.
     pub pin: bool,
+    /// What carries the cores' I/O.
+    pub driver: DriverChoice,
     /// For how long at most a core looks for what comes next before it goes to sleep; zero: not at all.
     pub busy_poll: Duration,
     /// Addresses on the guest's segment.

@@ -222,6 +222,7 @@ mod tests {
         EngineConfig {
             cores: 2,
             pin: false,
+            driver: crate::driver::DriverChoice::Auto,
             busy_poll: Duration::ZERO,
             faults: None,
             isolate: false,

@@ -11,10 +11,9 @@ use rustix::process::Resource;
 use socket2::{Domain, Protocol, Socket, Type};
 use towpath_ring::driver::uring;
 
+use crate::driver::{may_lock_enough, why_not_uring};
 use crate::guest::probe::{self, Found};
 
-/// Locked memory that io_uring executors want, in bytes.
-const MEMLOCK_MIN: u64 = 512 << 10;
 /// File descriptors that some thousands of connections take.
 const NOFILE_MIN: u64 = 4_096;
 
@@ -70,8 +69,9 @@ impl fmt::Display for Finding {
 pub fn examine() -> Vec<Finding> {
     let found = probe::look();
     let mut findings = vec![namespaces(&found), tun(), tap(&found)];
-    findings.extend(io_uring(&uring::probe()));
+    findings.extend(io_uring(&uring::features()));
     findings.push(locked_memory());
+    findings.push(driver());
     findings.push(descriptors());
     findings.push(ping());
     findings.push(ipv6());
@@ -172,7 +172,7 @@ fn io_uring(features: &uring::Features) -> Vec<Finding> {
              io_uring_register), or the kernel is older than 5.19"
         };
         return vec![Finding::new(
-            Verdict::Missing,
+            Verdict::Degraded,
             WHAT,
             format!("{errno}: {advice}"),
         )];
@@ -183,9 +183,7 @@ fn io_uring(features: &uring::Features) -> Vec<Finding> {
         (features.multishot_receive, "multishot receive"),
     ];
     if required.iter().any(|(there, _)| !there) {
-        let mut finding = has_and_lacks(WHAT, &required, "Linux 6.7 has them");
-        finding.verdict = Verdict::Missing;
-        return vec![finding];
+        return vec![has_and_lacks(WHAT, &required, "Linux 6.7 has them")];
     }
     let optional = [
         (features.single_issuer, "single issuer"),
@@ -214,12 +212,24 @@ fn locked_memory() -> Finding {
         "limit {}",
         soft_and_hard(limit.current, limit.maximum, "bytes")
     );
-    if limit.maximum.is_none_or(|hard| hard >= MEMLOCK_MIN) {
+    if may_lock_enough() {
         return Finding::new(Verdict::Ok, WHAT, text);
     }
     let advice = "raise it to 512 KiB or more (ulimit -l 8192; 'memlock' in limits.conf; \
                   LimitMEMLOCK= in a systemd unit)";
-    Finding::new(Verdict::Missing, WHAT, format!("{text}: {advice}"))
+    Finding::new(Verdict::Degraded, WHAT, format!("{text}: {advice}"))
+}
+
+fn driver() -> Finding {
+    const WHAT: &str = "driver";
+    match why_not_uring() {
+        None => Finding::new(Verdict::Ok, WHAT, "io_uring"),
+        Some(reason) => Finding::new(
+            Verdict::Degraded,
+            WHAT,
+            format!("epoll, which is slower, as io_uring can't be used: {reason}"),
+        ),
+    }
 }
 
 fn descriptors() -> Finding {
@@ -357,15 +367,15 @@ mod tests {
     }
 
     #[test]
-    fn io_uring_without_what_is_required_is_missing() {
+    fn io_uring_without_what_is_required_is_not_needed() {
         let forbidden = uring::Features {
             unusable: Some(rustix::io::Errno::PERM),
             ..uring::Features::default()
         };
-        assert_eq!(io_uring(&forbidden)[0].verdict, Verdict::Missing);
+        assert_eq!(io_uring(&forbidden)[0].verdict, Verdict::Degraded);
         assert_eq!(
             io_uring(&uring::Features::default())[0].verdict,
-            Verdict::Missing
+            Verdict::Degraded
         );
         let old = uring::Features {
             buffer_rings: true,

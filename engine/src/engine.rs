@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use towpath_ring::driver::faulty::{FaultCounts, FaultPlan, Faulty};
+use towpath_ring::driver::readiness::poller::Epoll;
+use towpath_ring::driver::readiness::{Readiness, ReadinessConfig};
 use towpath_ring::driver::uring::{Features, Uring, UringConfig};
 use towpath_ring::driver::{Adopted, Driver, Remote, SocketId};
 use towpath_ring::frames::tap::TapQueue;
@@ -19,6 +21,7 @@ use crate::config::{EngineConfig, Network};
 use crate::control::{Control, ServiceCounters};
 use crate::core::{Core, CoreSeed, Peers, Report};
 use crate::counters::{CoreCounters, Totals};
+use crate::driver::DriverKind;
 use crate::host::sequence::SequenceSecret;
 use crate::link::{Attacher, Listener};
 use crate::placement::{self, Threads};
@@ -32,6 +35,7 @@ const LINK_BUFFERS: u16 = 64;
 /// A running engine.
 pub struct Engine {
     threads: Threads,
+    driver: DriverKind,
     control: Control,
     peers: Arc<Peers>,
     attacher: Attacher,
@@ -61,8 +65,8 @@ pub enum StartError {
     Control(io::Error),
     /// The threads of the cores could not be made.
     Threads(io::Error),
-    /// A core could not set up its ring.
-    Ring(io::Error),
+    /// A core could not set up its driver.
+    Driver(DriverKind, io::Error),
 }
 
 impl fmt::Display for StartError {
@@ -74,11 +78,13 @@ impl fmt::Display for StartError {
                 "the engine's threads can't start: {e}; 'towpath doctor' shows what is missing \
                  (io_uring, or a locked-memory limit of at least 512 KiB: 'ulimit -l')"
             ),
-            Self::Ring(e) => write!(
+            Self::Driver(DriverKind::Uring, e) => write!(
                 f,
                 "io_uring can't be set up: {e}; it may be forbidden by a seccomp profile (Docker's \
-                 default does) or by kernel.io_uring_disabled; 'towpath doctor' shows which"
+                 default does) or by kernel.io_uring_disabled; 'towpath doctor' shows which, and \
+                 '--driver epoll' does without"
             ),
+            Self::Driver(driver, e) => write!(f, "{driver} can't be set up: {e}"),
         }
     }
 }
@@ -116,6 +122,7 @@ impl Engine {
     /// ready for frames.
     pub fn start(config: EngineConfig, queues: Vec<TapQueue>) -> Result<Self, StartError> {
         let cores = config.cores.max(1);
+        let driver = config.driver.take();
         let (control, services) = Control::start(&config, cores).map_err(StartError::Control)?;
         let dns_stream = Remote::Unix(control.dns_stream_address());
         let peers = Arc::new(Peers {
@@ -132,7 +139,7 @@ impl Engine {
         let has_link = !queues.is_empty();
         let attacher = Attacher::new(Arc::clone(&peers), usize::from(has_link));
         tell_of_fallbacks(&queues, cores);
-        let queues = deal(queues, cores).map_err(StartError::Ring)?;
+        let queues = deal(queues, cores).map_err(|error| StartError::Driver(driver, error))?;
         let secret = SequenceSecret::random();
         let neighbors = neighbors(&config.network);
         let seeds: Vec<_> = queues
@@ -171,19 +178,34 @@ impl Engine {
             })
         });
         let injected = faults.clone();
-        let ring = ring_config(&config, has_link);
-        let threads = placement::spawn(cores, config.pin, move |id| {
+        let kind = DriverConfig::new(driver, &config, has_link);
+        let threads = placement::spawn(driver, cores, config.pin, move |id| {
             let Some((queue, service, seed)) = seeds[id].lock().ok().and_then(|mut s| s.take())
             else {
                 return;
             };
             let injected = injected.as_deref();
-            run_core(queue, service, seed, &ring, injected, &ready, &failure);
+            let queue = queue.into_iter().collect();
+            match &kind {
+                DriverConfig::Uring(config) => {
+                    let driver = Uring::new(config, queue).inspect(|driver| {
+                        if id == 0 {
+                            tell_of_ring(driver.features());
+                        }
+                    });
+                    run_core(driver, service, seed, injected, &ready, &failure);
+                }
+                DriverConfig::Epoll(config) => {
+                    let driver = Readiness::<Epoll>::new(config, queue);
+                    run_core(driver, service, seed, injected, &ready, &failure);
+                }
+            }
         })
         .map_err(StartError::Threads)?;
 
         let engine = Self {
             threads,
+            driver,
             control,
             peers,
             attacher,
@@ -197,7 +219,7 @@ impl Engine {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     engine.stop();
-                    return Err(StartError::Ring(error));
+                    return Err(StartError::Driver(driver, error));
                 }
                 Err(_) => {
                     engine.stop();
@@ -208,6 +230,11 @@ impl Engine {
             }
         }
         Ok(engine)
+    }
+
+    /// What carries the cores' I/O.
+    pub fn driver(&self) -> DriverKind {
+        self.driver
     }
 
     /// Becomes readable when a core ended by itself: its link is gone, or its driver failed.
@@ -258,31 +285,47 @@ impl Engine {
     }
 }
 
-fn ring_config(config: &EngineConfig, has_link: bool) -> UringConfig {
-    // Where cores take all processors, nobody could answer while one of them stays awake.
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let busy_poll_ns = if config.cores < processors {
-        u64::try_from(config.busy_poll.as_nanos()).unwrap_or(u64::MAX)
-    } else {
-        0
-    };
-    UringConfig {
-        busy_poll_ns,
-        link_buffers: if has_link { 0 } else { LINK_BUFFERS },
-        ..UringConfig::default()
+/// How the drivers of the cores are made.
+enum DriverConfig {
+    Uring(UringConfig),
+    Epoll(ReadinessConfig),
+}
+
+impl DriverConfig {
+    fn new(driver: DriverKind, config: &EngineConfig, has_link: bool) -> Self {
+        let link_buffers = if has_link { 0 } else { LINK_BUFFERS };
+        match driver {
+            DriverKind::Uring => Self::Uring(UringConfig {
+                busy_poll_ns: busy_poll_ns(config),
+                link_buffers,
+                ..UringConfig::default()
+            }),
+            DriverKind::Epoll => Self::Epoll(ReadinessConfig {
+                link_buffers,
+                ..ReadinessConfig::default()
+            }),
+        }
     }
 }
 
-fn run_core(
-    queue: Option<TapQueue>,
+fn busy_poll_ns(config: &EngineConfig) -> u64 {
+    // Where cores take all processors, nobody could answer while one of them stays awake.
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if config.cores >= processors {
+        return 0;
+    }
+    u64::try_from(config.busy_poll.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn run_core<D: Driver>(
+    driver: io::Result<D>,
     service: OwnedFd,
     seed: CoreSeed,
-    ring: &UringConfig,
     injected: Option<&Injected>,
     ready: &mpsc::Sender<io::Result<()>>,
     failure: &Failure,
 ) {
-    let mut driver = match Uring::new(ring, queue.into_iter().collect()) {
+    let mut driver = match driver {
         Ok(driver) => driver,
         Err(error) => {
             let _ = ready.send(Err(error));
@@ -290,9 +333,6 @@ fn run_core(
         }
     };
     let id = seed.id;
-    if id == 0 {
-        tell_of_ring(driver.features());
-    }
     let _ = seed.peers.wakers[id].set(driver.waker());
     let service = driver.adopt(service, Adopted::Service);
     let Some(injected) = injected else {

@@ -13,6 +13,7 @@ pub(crate) mod core;
 pub mod counters;
 pub(crate) mod demo;
 pub mod doctor;
+pub mod driver;
 pub mod engine;
 pub mod guest;
 pub(crate) mod host;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use towpath::config::{DnsUpstream, EngineConfig, HostLoopback, Limits, Network, STALL_TIMEOUT};
 use towpath::counters::Counter;
+use towpath::driver::DriverChoice;
 use towpath::engine::Engine;
 use towpath::link::{Attachment, Carrier, Departure};
 use towpath_ring::frames::stream::Framing;
@@ -19,6 +20,7 @@ fn config(cores: usize) -> EngineConfig {
     EngineConfig {
         cores,
         pin: false,
+        driver: driver(),
         busy_poll: Duration::ZERO,
         network: Network {
             subnet4: (Ipv4Addr::new(10, 9, 8, 0), 24),
@@ -37,6 +39,14 @@ fn config(cores: usize) -> EngineConfig {
         stall_timeout: STALL_TIMEOUT,
         leases: Vec::new(),
     }
+}
+
+/// As the binary takes it.
+fn driver() -> DriverChoice {
+    let name = std::env::var("TOWPATH_DRIVER");
+    name.map_or(DriverChoice::Auto, |name| {
+        clap::ValueEnum::from_str(&name, true).expect("a driver's name in TOWPATH_DRIVER")
+    })
 }
 
 /// A guest's end of a link in QEMU's framing.

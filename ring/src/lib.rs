@@ -16,10 +16,13 @@ pub mod frames;
 pub mod lane;
 
 pub use buffer::{FilledPool, Parcel, Slice};
+#[cfg(any(target_os = "macos", target_os = "freebsd", feature = "kqueue-shim"))]
+pub use driver::readiness::poller::Kqueue;
 pub use driver::{
     Adopted, BufferLevels, Completion, Driver, DriverCounters, Errno, ErrorOrigin, Keepalive,
     LinkFeatures, LinkId, ReceiveEnd, Remote, SendMode, SocketError, SocketId, SocketKind, Token,
     UnixAddress, Waker, WriteStats,
+    readiness::{Readiness, ReadinessConfig, poller::Epoll},
     uring::{Features, Uring, UringConfig, probe},
 };
 pub use frames::FrameBounds;

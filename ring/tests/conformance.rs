@@ -9,12 +9,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "kqueue-shim")]
+use towpath_ring::Kqueue;
 use towpath_ring::driver::faulty::{FaultPlan, Faulty};
+use towpath_ring::driver::readiness::poller::Poller;
 use towpath_ring::driver::sim::{Answer, Random, SimConfig, SimDriver, SimHost};
 use towpath_ring::driver::{FRAME_HEADER_MAX, SEND_SLICES_MAX};
 use towpath_ring::{
-    Adopted, Completion, Driver, Errno, ErrorOrigin, Keepalive, LinkId, ReceiveEnd, Remote,
-    SendMode, Slice, SocketId, SocketKind, Token, UnixAddress, Uring, UringConfig,
+    Adopted, Completion, Driver, Epoll, Errno, ErrorOrigin, Keepalive, LinkId, Readiness,
+    ReadinessConfig, ReceiveEnd, Remote, SendMode, Slice, SocketId, SocketKind, Token, UnixAddress,
+    Uring, UringConfig,
 };
 
 /// A test that waits longer than this has failed.
@@ -356,6 +360,81 @@ fn unix_streams_connect_by_path_and_name(mut world: World<impl Driver>) {
         Completion::Connected { token: 3, result } => assert_eq!(result, Err(Errno::INVAL)),
         other => panic!("{other:?}"),
     }
+}
+
+fn a_connect_waits_for_a_full_unix_queue(mut world: World<impl Driver>) {
+    let listener =
+        socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    let unique = &raw const listener as usize;
+    let name = format!("towpath-queue-{}-{unique:x}", std::process::id());
+    let address = socket2::SockAddr::unix(format!("\0{name}")).unwrap();
+    listener.bind(&address).unwrap();
+    listener.listen(0).unwrap();
+    let to = Remote::Unix(UnixAddress::Abstract(name.into_bytes()));
+    let sockets = [1, 2, 3].map(|token| {
+        let socket = world.open(SocketKind::UnixStream);
+        world.driver.connect(socket, &to, token);
+        socket
+    });
+    let connected = |completion: Option<Completion>| match completion {
+        Some(Completion::Connected { token, result }) => Some((token, result)),
+        None => None,
+        Some(other) => panic!("{other:?}"),
+    };
+    assert_eq!(connected(world.within(100)), Some((1, Ok(()))));
+    assert_eq!(connected(world.within(20)), None, "there is no room");
+    world.driver.close(sockets[2], false);
+    assert_eq!(
+        connected(world.within(100)),
+        Some((3, Err(Errno::CANCELED)))
+    );
+    listener.accept().unwrap();
+    assert_eq!(connected(Some(world.next())), Some((2, Ok(()))));
+    assert_eq!(connected(world.within(20)), None);
+}
+
+/// Whoever sends much gets no more turns than whoever sends little.
+fn a_busy_socket_leaves_turns_to_others(mut world: World<impl Driver>) {
+    let (busy, mut busy_peer) = world.connected("127.0.0.1");
+    let (quiet, mut quiet_peer) = world.connected("127.0.0.1");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let stop = std::sync::Arc::clone(&stop);
+        move || {
+            let block = pattern(1 << 20);
+            while !stop.load(std::sync::atomic::Ordering::Relaxed)
+                && busy_peer.write_all(&block).is_ok()
+            {}
+        }
+    });
+    world.driver.receive(busy, 64 << 10, false, 1);
+    for round in 0..50u8 {
+        quiet_peer.write_all(&[round]).unwrap();
+        world.driver.receive(quiet, 100, false, 2);
+        let (mut got, mut busy_ends) = (false, 0);
+        while !got {
+            match world.next() {
+                Completion::Received { token: 2, data } => {
+                    assert_eq!(data.bytes(), [round]);
+                }
+                Completion::ReceiveEnd { token: 2, end } => {
+                    assert_eq!(end, ReceiveEnd::Partial);
+                    got = true;
+                }
+                Completion::ReceiveEnd { token: 1, .. } => {
+                    world.driver.receive(busy, 64 << 10, false, 1);
+                    busy_ends += 1;
+                }
+                Completion::Received { token: 1, .. } => {}
+                other => panic!("{other:?}"),
+            }
+            assert!(busy_ends < 20, "the quiet one has to wait in round {round}");
+        }
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    world.driver.close(busy, true);
+    world.turn(0);
+    writer.join().unwrap();
 }
 
 fn a_full_send_buffer_is_zero_bytes_now_and_waiting_otherwise(mut world: World<impl Driver>) {
@@ -1037,6 +1116,19 @@ fn small_uring(busy_poll_ns: u64) -> World<Uring> {
     }
 }
 
+/// A driver over readiness whose pools starve soon.
+fn small_readiness<P: Poller>() -> World<Readiness<P>> {
+    let config = ReadinessConfig {
+        stream_buffers: 32,
+        datagram_buffers: 8,
+        ..ReadinessConfig::default()
+    };
+    World {
+        driver: Readiness::new(&config, Vec::new()).unwrap(),
+        queue: VecDeque::new(),
+    }
+}
+
 /// A simulated kernel, whose far side these tests do not play; `sim.rs` has the rest.
 fn small_sim() -> World<SimDriver> {
     let host = SimHost::new(|_| Answer::Never);
@@ -1084,6 +1176,23 @@ macro_rules! conformance {
                 }
             )*
         }
+        mod epoll {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(super::small_readiness::<super::Epoll>());
+                }
+            )*
+        }
+        #[cfg(feature = "kqueue-shim")]
+        mod kqueue {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(super::small_readiness::<super::Kqueue>());
+                }
+            )*
+        }
         mod faulty_without_faults {
             $(
                 #[test]
@@ -1106,6 +1215,8 @@ conformance! {
     a_reset_is_told_on_both_sides
     connect_errors_are_told
     unix_streams_connect_by_path_and_name
+    a_connect_waits_for_a_full_unix_queue
+    a_busy_socket_leaves_turns_to_others
     a_full_send_buffer_is_zero_bytes_now_and_waiting_otherwise
     quiet_sends_tell_what_was_taken
     close_ends_everything_once

@@ -8,11 +8,14 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "kqueue-shim")]
+use towpath_ring::Kqueue;
+use towpath_ring::driver::readiness::poller::Poller;
 use towpath_ring::driver::sim::{Answer, Got, HostFaults, Random, SimConfig, SimDriver};
 use towpath_ring::driver::sim::{SimHost, SimStream};
 use towpath_ring::{
-    Adopted, Completion, Driver, Errno, FrameBounds, FrameReader, FrameWriter, Framing, ReceiveEnd,
-    SendMode, Slice, SocketId, Uring, UringConfig,
+    Adopted, Completion, Driver, Epoll, Errno, FrameBounds, FrameReader, FrameWriter, Framing,
+    Readiness, ReadinessConfig, ReceiveEnd, SendMode, Slice, SocketId, Uring, UringConfig,
 };
 
 /// A test that waits longer than this has failed.
@@ -382,6 +385,25 @@ fn on_uring() -> World<Uring, UnixStream> {
     }
 }
 
+fn on_readiness<P: Poller>() -> World<Readiness<P>, UnixStream> {
+    let config = ReadinessConfig {
+        stream_buffers: 32,
+        datagram_buffers: 8,
+        link_buffers: 8,
+        ..ReadinessConfig::default()
+    };
+    let mut driver = Readiness::new(&config, Vec::new()).unwrap();
+    let (ours, peer) = UnixStream::pair().unwrap();
+    peer.set_nonblocking(true).unwrap();
+    let socket = driver.adopt(ours.into(), Adopted::StreamLink);
+    World {
+        driver,
+        socket,
+        peer,
+        queue: VecDeque::new(),
+    }
+}
+
 fn on_sim(faults: HostFaults) -> World<SimDriver, SimStream> {
     let config = SimConfig {
         link_buffers: 8,
@@ -406,6 +428,23 @@ macro_rules! streams {
                 #[test]
                 fn $test() {
                     super::$test(super::on_uring());
+                }
+            )*
+        }
+        mod epoll {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(super::on_readiness::<super::Epoll>());
+                }
+            )*
+        }
+        #[cfg(feature = "kqueue-shim")]
+        mod kqueue {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(super::on_readiness::<super::Kqueue>());
                 }
             )*
         }

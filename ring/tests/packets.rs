@@ -10,12 +10,15 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect,
     recv, send, socketpair,
 };
+#[cfg(feature = "kqueue-shim")]
+use towpath_ring::Kqueue;
+use towpath_ring::driver::readiness::poller::Poller;
 use towpath_ring::driver::sim::{Answer, HostFaults, Random, SimConfig, SimDriver};
 use towpath_ring::driver::sim::{SimHost, SimPackets};
 use towpath_ring::driver::{PACKETS_MAX, SEND_SLICES_MAX};
 use towpath_ring::{
-    Adopted, Completion, Driver, Errno, FrameBounds, PacketWriter, Slice, SocketId, Uring,
-    UringConfig,
+    Adopted, Completion, Driver, Epoll, Errno, FrameBounds, PacketWriter, Readiness,
+    ReadinessConfig, Slice, SocketId, Uring, UringConfig,
 };
 
 /// A test that waits longer than this has failed.
@@ -305,7 +308,7 @@ fn an_empty_packet_ends_receiving(mut world: World<impl Driver, impl Peer>) {
     assert!(matches!(world.next(), Completion::DatagramEnd { token: 9 }));
 }
 
-fn uring(ours: OwnedFd, peer: OwnedFd) -> World<Uring, Kernel> {
+fn uring() -> Uring {
     let config = UringConfig {
         sq_entries: 16,
         cq_entries: 64,
@@ -313,7 +316,19 @@ fn uring(ours: OwnedFd, peer: OwnedFd) -> World<Uring, Kernel> {
         datagram_buffers: 8,
         ..UringConfig::default()
     };
-    let mut driver = Uring::new(&config, Vec::new()).unwrap();
+    Uring::new(&config, Vec::new()).unwrap()
+}
+
+fn readiness<P: Poller>() -> Readiness<P> {
+    let config = ReadinessConfig {
+        stream_buffers: 32,
+        datagram_buffers: 8,
+        ..ReadinessConfig::default()
+    };
+    Readiness::new(&config, Vec::new()).unwrap()
+}
+
+fn on<D: Driver>(mut driver: D, ours: OwnedFd, peer: OwnedFd) -> World<D, Kernel> {
     let socket = driver.adopt(ours, Adopted::PacketLink);
     World {
         driver,
@@ -323,15 +338,15 @@ fn uring(ours: OwnedFd, peer: OwnedFd) -> World<Uring, Kernel> {
     }
 }
 
-fn uring_pair(kind: SocketType) -> World<Uring, Kernel> {
+fn pair<D: Driver>(driver: D, kind: SocketType) -> World<D, Kernel> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (ours, peer) = socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
-    uring(ours, peer)
+    on(driver, ours, peer)
 }
 
 /// A datagram socket that is connected to one that is not connected to it, which takes few packets (the
 /// sysctl `net.unix.max_dgram_qlen`).
-fn uring_to_a_bound_socket() -> World<Uring, Kernel> {
+fn to_a_bound_socket<D: Driver>(driver: D) -> World<D, Kernel> {
     let socket = || rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None).unwrap();
     let (ours, peer) = (socket(), socket());
     let unique = &raw const ours as usize;
@@ -339,7 +354,7 @@ fn uring_to_a_bound_socket() -> World<Uring, Kernel> {
     let name = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
     bind(&peer, &name).unwrap();
     connect(&ours, &name).unwrap();
-    uring(ours, peer)
+    on(driver, ours, peer)
 }
 
 fn on_sim(faults: HostFaults) -> World<SimDriver, SimPackets> {
@@ -375,7 +390,7 @@ macro_rules! packets {
 }
 
 packets! {
-    seqpacket = uring_pair(SocketType::SEQPACKET) => [
+    uring_seqpacket = pair(uring(), SocketType::SEQPACKET) => [
         packets_go_in_order_through_a_full_queue
         packets_of_all_lengths_go_both_ways
         no_packets_and_too_many_are_understood
@@ -385,7 +400,7 @@ packets! {
         a_peer_that_leaves_ends_a_connection
         an_empty_packet_ends_receiving
     ]
-    datagram_pair = uring_pair(SocketType::DGRAM) => [
+    uring_datagram_pair = pair(uring(), SocketType::DGRAM) => [
         packets_go_in_order_through_a_full_queue
         packets_of_all_lengths_go_both_ways
         no_packets_and_too_many_are_understood
@@ -394,7 +409,32 @@ packets! {
         a_peer_that_leaves_ends_a_wait_for_room
         an_empty_packet_ends_receiving
     ]
-    datagram_to_a_bound_socket = uring_to_a_bound_socket() => [
+    uring_datagram_to_a_bound_socket = to_a_bound_socket(uring()) => [
+        packets_go_in_order_through_a_full_queue
+        one_send_at_a_time
+        a_close_ends_a_wait_for_room
+        a_peer_that_leaves_ends_a_wait_for_room
+    ]
+    epoll_seqpacket = pair(readiness::<Epoll>(), SocketType::SEQPACKET) => [
+        packets_go_in_order_through_a_full_queue
+        packets_of_all_lengths_go_both_ways
+        no_packets_and_too_many_are_understood
+        one_send_at_a_time
+        a_close_ends_a_wait_for_room
+        a_peer_that_leaves_ends_a_wait_for_room
+        a_peer_that_leaves_ends_a_connection
+        an_empty_packet_ends_receiving
+    ]
+    epoll_datagram_pair = pair(readiness::<Epoll>(), SocketType::DGRAM) => [
+        packets_go_in_order_through_a_full_queue
+        packets_of_all_lengths_go_both_ways
+        no_packets_and_too_many_are_understood
+        one_send_at_a_time
+        a_close_ends_a_wait_for_room
+        a_peer_that_leaves_ends_a_wait_for_room
+        an_empty_packet_ends_receiving
+    ]
+    epoll_datagram_to_a_bound_socket = to_a_bound_socket(readiness::<Epoll>()) => [
         packets_go_in_order_through_a_full_queue
         one_send_at_a_time
         a_close_ends_a_wait_for_room
@@ -420,10 +460,39 @@ packets! {
     ]
 }
 
+#[cfg(feature = "kqueue-shim")]
+packets! {
+    kqueue_seqpacket = pair(readiness::<Kqueue>(), SocketType::SEQPACKET) => [
+        packets_go_in_order_through_a_full_queue
+        packets_of_all_lengths_go_both_ways
+        no_packets_and_too_many_are_understood
+        one_send_at_a_time
+        a_close_ends_a_wait_for_room
+        a_peer_that_leaves_ends_a_wait_for_room
+        a_peer_that_leaves_ends_a_connection
+        an_empty_packet_ends_receiving
+    ]
+    kqueue_datagram_pair = pair(readiness::<Kqueue>(), SocketType::DGRAM) => [
+        packets_go_in_order_through_a_full_queue
+        packets_of_all_lengths_go_both_ways
+        no_packets_and_too_many_are_understood
+        one_send_at_a_time
+        a_close_ends_a_wait_for_room
+        a_peer_that_leaves_ends_a_wait_for_room
+        an_empty_packet_ends_receiving
+    ]
+    kqueue_datagram_to_a_bound_socket = to_a_bound_socket(readiness::<Kqueue>()) => [
+        packets_go_in_order_through_a_full_queue
+        one_send_at_a_time
+        a_close_ends_a_wait_for_room
+        a_peer_that_leaves_ends_a_wait_for_room
+    ]
+}
+
 /// What waits does not keep a driver from ending, nor is it sent.
 #[test]
 fn a_driver_ends_while_a_send_waits() {
-    let mut world = uring_to_a_bound_socket();
+    let mut world = to_a_bound_socket(uring());
     let sent = world.fill();
     let World {
         driver, mut peer, ..

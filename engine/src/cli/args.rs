@@ -11,6 +11,7 @@ use towpath_stack::wire::ethernet::MacAddress;
 
 use super::value;
 use crate::config::FixedLease;
+use crate::driver::DriverChoice;
 use crate::link::LinkUrl;
 use crate::ports::PortSet;
 use crate::subnet;
@@ -205,6 +206,16 @@ pub(super) struct Demo {
     /// Threads that carry traffic: a number, or 'auto'
     #[arg(long, value_name = "N|auto", default_value = "1", value_parser = value::cores)]
     pub(super) cores: usize,
+    /// What carries the I/O of its threads
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_enum,
+        env = "TOWPATH_DRIVER",
+        hide_env_values = true,
+        default_value_t
+    )]
+    pub(super) driver: DriverChoice,
     /// MTU of the guest's interface, 1280 to 65520 bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = value_parser!(u16).range(1280..=65520))]
     pub(super) mtu: u16,
@@ -252,6 +263,16 @@ pub(super) struct Network {
     /// Let the kernel choose the processors of these threads
     #[arg(long, overrides_with = "pin")]
     pub(super) no_pin: bool,
+    /// What carries the I/O of these threads
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_enum,
+        env = "TOWPATH_DRIVER",
+        hide_env_values = true,
+        default_value_t
+    )]
+    pub(super) driver: DriverChoice,
     /// How long a thread may stay awake, in microseconds, to see the next frame or answer at once
     /// instead of being woken for it; 0: it sleeps at once. Only between small messages, never for more
     /// than a sixteenth of a processor in vain, and not while others need the processor

@@ -50,13 +50,14 @@ pub(super) fn run(arguments: &args::Demo) -> Result<u8, Failure> {
         network.host4()
     );
     println!(
-        "  link        tap0, MTU {}, {queue_count} queue(s), segmentation offload {}; {cores} core(s) on io_uring",
+        "  link        tap0, MTU {}, {queue_count} queue(s), segmentation offload {}; {cores} core(s) on {}",
         network.mtu,
         if offloads {
             "on"
         } else {
             "off (this kernel's TAP has none: expect less)"
         },
+        engine.driver(),
     );
     guest.go()?;
     loop {
@@ -111,6 +112,7 @@ fn config(arguments: &args::Demo, servers: &host::Servers) -> Result<EngineConfi
     Ok(EngineConfig {
         cores: arguments.cores,
         pin: settings::pins(arguments.cores, false, false),
+        driver: arguments.driver,
         busy_poll: Duration::from_micros(args::BUSY_POLL_MICROS.into()),
         faults: None,
         isolate: false,

@@ -44,6 +44,7 @@ fn config_beside(
         cores,
         pin,
         no_pin,
+        driver,
         busy_poll,
         fault,
         limits,
@@ -64,6 +65,7 @@ fn config_beside(
     Ok(EngineConfig {
         cores: *cores,
         pin: pins(*cores, *pin, *no_pin),
+        driver: *driver,
         busy_poll: Duration::from_micros((*busy_poll).into()),
         network,
         host_loopback: host_loopback

@@ -55,6 +55,7 @@ fn config() -> EngineConfig {
     EngineConfig {
         cores: 1,
         pin: false,
+        driver: crate::driver::DriverChoice::Auto,
         busy_poll: Duration::ZERO,
         faults: None,
         isolate: false,

@@ -23,6 +23,7 @@ mod cores;
 mod crowd;
 mod dhcp;
 mod dns;
+mod driver;
 mod endings;
 mod faulty;
 mod flood;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         configuration::tests(),
         remains::tests(),
         cli::tests(),
+        driver::tests(),
         attach::tests(),
         hostile::tests(),
         flood::tests(),

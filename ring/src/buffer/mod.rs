@@ -5,5 +5,6 @@ mod filled;
 pub(crate) mod pool;
 pub(crate) mod slice;
 
+pub(crate) use filled::Blank;
 pub use filled::FilledPool;
 pub use slice::{Parcel, Slice};

@@ -233,6 +233,18 @@ impl Slice {
         Some(shown)
     }
 
+    /// The bytes, to be changed.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else holds the buffer, and no kernel knows it.
+    pub(super) unsafe fn bytes_mut(&mut self) -> &mut [u8] {
+        debug_assert!(self.is_sole());
+        // SAFETY: start..start+len lies in the buffer of `block` and is initialised; the caller vouches
+        // that nobody else sees or writes it while `self` is borrowed.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len as usize) }
+    }
+
     fn block(&self) -> Option<&Block> {
         // SAFETY: a block lives while it has a holder, and this slice is one.
         self.block.map(|block| unsafe { block.as_ref() })

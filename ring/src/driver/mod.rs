@@ -10,10 +10,12 @@
 //! Both come as ordinary completions. Tokens mean nothing to the driver.
 
 pub mod faulty;
+pub mod readiness;
 pub mod sim;
 pub mod uring;
 
 mod completion;
+mod kernel;
 mod link;
 mod socket;
 mod waker;

@@ -4,6 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+#[cfg(any(target_os = "macos", target_os = "freebsd", feature = "kqueue-shim"))]
+use super::readiness::poller::kqueue::Queue;
+
 #[cfg(loom)]
 use loom::sync::atomic::AtomicBool;
 #[cfg(not(loom))]
@@ -19,11 +22,21 @@ pub struct Waker {
 
 #[derive(Debug)]
 struct Shared {
-    event: OwnedFd,
-    /// The driver's ring, for `IORING_OP_MSG_RING`. An own descriptor: it names this ring as long as
-    /// a waker exists, whatever becomes of the driver.
-    ring: Option<OwnedFd>,
+    signal: Signal,
     pending: Pending,
+}
+
+/// What a driver sleeps on.
+#[derive(Debug)]
+enum Signal {
+    Event {
+        event: OwnedFd,
+        /// The driver's ring, for `IORING_OP_MSG_RING`. An own descriptor: it names this ring as long as
+        /// a waker exists, whatever becomes of the driver.
+        ring: Option<OwnedFd>,
+    },
+    #[cfg(any(target_os = "macos", target_os = "freebsd", feature = "kqueue-shim"))]
+    Queue(Arc<Queue>),
 }
 
 /// Whether a wake is under way that the driver has not seen.
@@ -56,8 +69,18 @@ impl Waker {
     pub fn new(event: OwnedFd, ring: Option<OwnedFd>) -> Waker {
         Waker {
             shared: Arc::new(Shared {
-                event,
-                ring,
+                signal: Signal::Event { event, ring },
+                pending: Pending(AtomicBool::new(false)),
+            }),
+        }
+    }
+
+    /// A waker that triggers a filter of a queue.
+    #[cfg(any(target_os = "macos", target_os = "freebsd", feature = "kqueue-shim"))]
+    pub(in crate::driver) fn of_queue(queue: Arc<Queue>) -> Waker {
+        Waker {
+            shared: Arc::new(Shared {
+                signal: Signal::Queue(queue),
                 pending: Pending(AtomicBool::new(false)),
             }),
         }
@@ -82,8 +105,14 @@ impl Waker {
 
     /// Signals through the event descriptor, without looking at the mark.
     pub(crate) fn signal(&self) {
-        // The counter would have to reach 2^64 - 2 for this to fail.
-        let _ = rustix::io::write(&self.shared.event, &1u64.to_ne_bytes());
+        match &self.shared.signal {
+            Signal::Event { event, .. } => {
+                // The counter would have to reach 2^64 - 2 for this to fail.
+                let _ = rustix::io::write(event, &1u64.to_ne_bytes());
+            }
+            #[cfg(any(target_os = "macos", target_os = "freebsd", feature = "kqueue-shim"))]
+            Signal::Queue(queue) => queue.trigger(),
+        }
     }
 
     /// The driver saw the wake. Called before it tells its caller.
@@ -91,12 +120,22 @@ impl Waker {
         self.shared.pending.clear();
     }
 
-    pub(crate) fn event(&self) -> BorrowedFd<'_> {
-        self.shared.event.as_fd()
+    /// What is written to, if that is a descriptor.
+    pub(crate) fn event(&self) -> Option<BorrowedFd<'_>> {
+        match &self.shared.signal {
+            Signal::Event { event, .. } => Some(event.as_fd()),
+            #[cfg(any(target_os = "macos", target_os = "freebsd", feature = "kqueue-shim"))]
+            Signal::Queue(_) => None,
+        }
     }
 
+    /// The driver's ring, if it has one.
     pub(crate) fn ring(&self) -> Option<BorrowedFd<'_>> {
-        self.shared.ring.as_ref().map(AsFd::as_fd)
+        match &self.shared.signal {
+            Signal::Event { ring, .. } => ring.as_ref().map(AsFd::as_fd),
+            #[cfg(any(target_os = "macos", target_os = "freebsd", feature = "kqueue-shim"))]
+            Signal::Queue(_) => None,
+        }
     }
 
     pub(crate) fn is_same(&self, other: &Waker) -> bool {

@@ -5,6 +5,8 @@
 //!   `@in` and `@out` in the arguments become the numbers of descriptors that are copies of
 //!   stdin and stdout, which are then `/dev/null`: that is how a descriptor is handed to one child
 //!   and to no other that happens to be started meanwhile.
+//! - `without-io-uring PROGRAM ARG…` becomes PROGRAM under a seccomp filter that forbids io_uring, as
+//!   Docker's default does.
 //! - `hold` sends its network namespace over stdin, a socket, and lives until that is closed.
 
 use std::ffi::OsString;
@@ -18,6 +20,7 @@ use std::process::{Command, ExitCode};
 use nix::sched::{CloneFlags, setns};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 /// The first argument that asks for [`leash`].
 pub(crate) const LEASH: &str = "leash";
@@ -26,6 +29,8 @@ pub(crate) const OWN_NAMESPACE: &str = "-";
 /// In an argument: the number of a copy of stdin, and of stdout.
 const IN: &str = "@in";
 const OUT: &str = "@out";
+/// The first argument that asks for [`without_io_uring`].
+pub(crate) const WITHOUT_IO_URING: &str = "without-io-uring";
 /// The first argument that asks for [`hold`].
 pub(crate) const HOLD: &str = "hold";
 
@@ -34,6 +39,7 @@ pub(crate) fn dispatch() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next()?.to_str()? {
         LEASH => Some(leash(arguments.collect())),
+        WITHOUT_IO_URING => Some(without_io_uring(arguments.collect())),
         HOLD => Some(hold()),
         _ => None,
     }
@@ -57,6 +63,28 @@ fn leash(arguments: Vec<OsString>) -> ExitCode {
             _ => argument.clone(),
         })
         .collect();
+    let error = Command::new(&arguments[0]).args(&arguments[1..]).exec();
+    eprintln!("{}: {error}", arguments[0].display());
+    ExitCode::FAILURE
+}
+
+fn without_io_uring(arguments: Vec<OsString>) -> ExitCode {
+    let calls = [
+        libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+    ];
+    let filter = SeccompFilter::new(
+        calls.into_iter().map(|call| (call, Vec::new())).collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(rustix::io::Errno::PERM.raw_os_error() as u32),
+        std::env::consts::ARCH
+            .try_into()
+            .expect("a filter for this processor"),
+    )
+    .expect("the rules are right");
+    let program: BpfProgram = filter.try_into().expect("the filter is small");
+    seccompiler::apply_filter(&program).expect("a process may restrict itself");
     let error = Command::new(&arguments[0]).args(&arguments[1..]).exec();
     eprintln!("{}: {error}", arguments[0].display());
     ExitCode::FAILURE

@@ -20,8 +20,8 @@
 //!   since the kernel then keeps all of it on one processor.)
 
 use super::Uring;
-use super::enter::clock;
 use crate::driver::Completion;
+use crate::driver::kernel::clock;
 
 /// One part in this many of the time that passes may be spent on looks that find nothing.
 const BUDGET_SHARE: u64 = 16;

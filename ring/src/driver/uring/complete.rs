@@ -3,12 +3,14 @@
 use io_uring::cqueue;
 use rustix::net::Shutdown;
 
-use super::control;
+use super::Uring;
 use super::operation::{Family, SendForm, WaitForm};
-use super::sockets::NONE;
+use super::sockets::{NONE, Socket};
 use super::submit::{DATAGRAM_CONTROL_BYTES, DATAGRAM_NAME_BYTES};
-use super::{Uring, address};
 use crate::buffer::Slice;
+use crate::driver::kernel::errors;
+use crate::driver::kernel::table::TableSocket;
+use crate::driver::kernel::{address, control};
 use crate::driver::{Completion, Errno, LinkId, ReceiveEnd, SendMode, Token};
 
 /// `struct io_uring_recvmsg_out`: namelen, controllen, payloadlen, flags; each u32.
@@ -138,7 +140,16 @@ impl Uring {
         let Some((socket, token)) = self.release_wait(index) else {
             return;
         };
-        let result = entry.outcome().map(|_| ());
+        let closing = self
+            .sockets
+            .at(socket)
+            .is_some_and(|socket| !socket.is_open());
+        let result = match entry.outcome() {
+            Ok(_) => Ok(()),
+            // A UNIX socket that waits for room in a queue says this.
+            Err(Errno::INTR) if closing => Err(Errno::CANCELED),
+            Err(errno) => Err(errno),
+        };
         self.ready.push(Completion::Connected { token, result });
         self.close_if_idle(socket);
     }
@@ -262,18 +273,16 @@ impl Uring {
     /// the error of the first entry from the network.
     fn datagram_socket_failed(&mut self, index: u32) -> Option<Errno> {
         let socket = self.sockets.at(index)?;
-        let before = socket.errors.len();
-        let (earlier, dropped) = socket.drain_errors();
-        let first = socket.errors.get(before).map(|error| error.errno);
+        let drained = socket.drain_errors();
         let receiver = socket.receive_from;
-        self.counters.errors_dropped += dropped;
-        if let (Some(errno), Some(wait)) = (first.or(earlier), self.waits.get(receiver)) {
+        self.counters.errors_dropped += drained.dropped;
+        if let (Some(errno), Some(wait)) = (drained.first, self.waits.get(receiver)) {
             self.ready.push(Completion::DatagramError {
                 token: wait.token,
                 errno,
             });
         }
-        earlier
+        drained.from_network
     }
 
     fn receive_done(&mut self, index: u32, entry: Reaped) {
@@ -373,9 +382,9 @@ impl Uring {
                     self.starved.datagrams.push(index);
                 }
             }
-            Err(errno) if shared && is_soft(errno) => {
-                let (_, dropped) = socket_errors(self.sockets.at(socket_index));
-                self.counters.errors_dropped += dropped;
+            Err(errno) if shared && errors::is_soft(errno) => {
+                let drained = self.sockets.at(socket_index).map(Socket::drain_errors);
+                self.counters.errors_dropped += drained.map_or(0, |drained| drained.dropped);
                 self.ready.push(Completion::DatagramError { token, errno });
                 self.arm_receive_from(index);
             }
@@ -402,28 +411,12 @@ impl Uring {
         }
         if !entry.more() && !self.closing {
             // Empty it: a new poll would fire at once. What was signalled was told just now.
-            let _ = rustix::io::read(self.waker.event(), &mut [0; 8]);
+            if let Some(event) = self.waker.event() {
+                let _ = rustix::io::read(event, &mut [0; 8]);
+            }
             self.poll_event();
         }
     }
-}
-
-fn socket_errors(socket: Option<&mut super::sockets::Socket>) -> (Option<Errno>, u64) {
-    socket.map_or((None, 0), super::sockets::Socket::drain_errors)
-}
-
-/// Errors that concern one earlier datagram, after which a socket shared by many peers goes on.
-fn is_soft(errno: Errno) -> bool {
-    !matches!(
-        errno,
-        Errno::BADF
-            | Errno::NOTSOCK
-            | Errno::FAULT
-            | Errno::INVAL
-            | Errno::OPNOTSUPP
-            | Errno::CANCELED
-            | Errno::NOTCONN
-    )
 }
 
 /// Takes a buffer apart that a multishot `recvmsg` filled: head, room for the address, room for control

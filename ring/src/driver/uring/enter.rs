@@ -7,11 +7,11 @@ use io_uring::squeue::Entry;
 use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, opcode};
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::config::{Features, UringConfig};
 use super::operation::Family;
 use super::{GROUP_DATAGRAM, GROUP_LINK, GROUP_STREAM, GROUP_TAP, Uring};
+use crate::driver::kernel::clock;
 
 /// How long a ring that is dropped waits for the kernel to be done.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
@@ -35,12 +35,6 @@ pub(super) fn build(config: &UringConfig, features: &Features) -> io::Result<IoU
         builder.setup_submit_all().setup_single_issuer();
     }
     builder.build(config.sq_entries)
-}
-
-/// `CLOCK_MONOTONIC` in ns.
-pub(super) fn clock() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 fn timespec(ns: u64) -> Timespec {

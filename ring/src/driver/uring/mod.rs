@@ -44,13 +44,10 @@
 //! **Waking.** Another ring sends us a message; other threads write to an event descriptor, which is polled.
 //! Both are merged by a mark in the [`Waker`].
 
-mod address;
 mod busy_poll;
 mod complete;
 mod config;
-mod control;
 mod enter;
-mod errors;
 mod group;
 mod links;
 mod operation;
@@ -71,14 +68,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, opcode, types};
 use rustix::event::{EventfdFlags, eventfd};
-use socket2::{Domain, SockRef};
 
 use self::busy_poll::BusyPoll;
 use self::group::BufferGroup;
 use self::links::Links;
 use self::operation::{Family, FrameOp, SendOp, WaitForm, WaitOp};
 use self::slots::Slots;
-use self::sockets::{NO_SOCKET, NONE, Sockets};
+use self::sockets::{NONE, Socket, Sockets};
+use super::kernel::clock;
+use super::kernel::options::{self, UdpTuning};
+use super::kernel::table::NO_SOCKET;
 use super::{
     Adopted, BufferLevels, Completion, Driver, DriverCounters, Errno, Keepalive, LinkFeatures,
     LinkId, ReceiveEnd, Remote, SendMode, SocketError, SocketId, SocketKind, Token, Waker,
@@ -88,7 +87,7 @@ use crate::buffer::Slice;
 use crate::frames::tap::TapQueue;
 
 pub use config::{Features, UringConfig};
-pub use probe::probe;
+pub use probe::{features, probe};
 
 /// The size of a frame or datagram buffer: 64 KiB and room for headers.
 const LARGE_BUFFER_BYTES: u32 = 65_536 + 256;
@@ -176,7 +175,7 @@ impl Uring {
     /// `Unsupported` if the kernel lacks something that cannot be done without ([`probe`] says
     /// what), else the error of the step that failed.
     pub fn new(config: &UringConfig, links: Vec<TapQueue>) -> io::Result<Uring> {
-        let features = probe::cached();
+        let features = probe::features();
         if let Some(errno) = features.unusable {
             return Err(errno.into());
         }
@@ -218,7 +217,7 @@ impl Uring {
             ring,
             features,
             config: config.clone(),
-            now: enter::clock(),
+            now: clock(),
             links: Links::default(),
             sockets: Sockets::default(),
             frames: Slots::new(),
@@ -304,10 +303,10 @@ impl Uring {
 
     /// Watches our own event descriptor.
     fn poll_event(&mut self) {
-        let poll = opcode::PollAdd::new(
-            types::Fd(self.waker.event().as_raw_fd()),
-            libc::POLLIN as u32,
-        );
+        let Some(event) = self.waker.event() else {
+            return;
+        };
+        let poll = opcode::PollAdd::new(types::Fd(event.as_raw_fd()), libc::POLLIN as u32);
         let entry = poll.multi(true).build().user_data(Family::Event.data(0));
         // SAFETY: a poll refers to no memory; the descriptor lives as long as the ring.
         unsafe { self.push(entry) };
@@ -377,7 +376,7 @@ impl Driver for Uring {
                 let want = if there { 0 } else { self.silent + 1 };
                 self.round(want, deadline, completions)?;
             }
-            self.now = enter::clock();
+            self.now = clock();
             let wanted = completions.len() > before && self.starved.any();
             let found = wanted || !self.ready.is_empty();
             self.busy_poll.saw(&self.ready);
@@ -420,22 +419,25 @@ impl Driver for Uring {
     }
 
     fn open(&mut self, kind: SocketKind) -> io::Result<SocketId> {
-        let fd = sockets::make(kind, &self.config)?;
-        self.sockets.add(fd, Some(kind))
+        // It blocks: the ring takes care of waiting, and `O_NONBLOCK` would make it give up instead.
+        let fd = options::make(
+            kind,
+            UdpTuning {
+                receive_buffer_bytes: self.config.udp_receive_buffer_bytes,
+                receive_offload: self.config.udp_receive_offload,
+            },
+        )?;
+        self.sockets.add(Socket::new(fd, Some(kind)))
     }
 
     fn adopt(&mut self, fd: OwnedFd, purpose: Adopted) -> SocketId {
-        sockets::set_blocking(&fd);
+        options::set_blocking(&fd, true);
         if purpose != Adopted::Service {
-            sockets::enlarge(&fd);
+            options::enlarge(&fd);
         }
-        let id = self.sockets.add(fd, None).unwrap_or(NO_SOCKET);
-        if let Some(index) = self.sockets.index(id)
-            && let Some(socket) = self.sockets.at(index)
-        {
-            socket.large = purpose == Adopted::StreamLink && self.link_stream.is_some();
-        }
-        id
+        let mut socket = Socket::new(fd, None);
+        socket.large = purpose == Adopted::StreamLink && self.link_stream.is_some();
+        self.sockets.add(socket).unwrap_or(NO_SOCKET)
     }
 
     fn connect(&mut self, socket: SocketId, to: &Remote, token: Token) {
@@ -511,12 +513,8 @@ impl Driver for Uring {
     }
 
     fn take_error(&mut self, socket: SocketId) -> Option<SocketError> {
-        let index = self.sockets.index(socket)?;
-        let socket = self.sockets.at(index)?;
-        socket
-            .errors
-            .pop_front()
-            .or_else(|| errors::read(socket.fd.as_fd()))
+        let socket = self.sockets.open_mut(socket)?;
+        socket.errors.take(socket.fd.as_fd())
     }
 
     fn shutdown_write(&mut self, socket: SocketId) {
@@ -559,27 +557,22 @@ impl Driver for Uring {
 
     fn set_hop_limit(&mut self, socket: SocketId, hops: u8) -> io::Result<()> {
         let socket = self.sockets.open(socket).ok_or(Errno::BADF)?;
-        let reference = SockRef::from(&socket.fd);
-        match reference.domain()? {
-            Domain::IPV6 => reference.set_unicast_hops_v6(hops.into()),
-            _ => reference.set_ttl_v4(hops.into()),
-        }
+        options::set_hop_limit(&socket.fd, hops)
     }
 
     fn set_report_errors(&mut self, socket: SocketId) -> io::Result<()> {
         let socket = self.sockets.open(socket).ok_or(Errno::BADF)?;
-        sockets::report_errors(&socket.fd, SockRef::from(&socket.fd).domain()?)
+        options::report_errors(&socket.fd)
     }
 
     fn set_keepalive(&mut self, socket: SocketId, keepalive: &Keepalive) -> io::Result<()> {
         let socket = self.sockets.open(socket).ok_or(Errno::BADF)?;
-        sockets::set_keepalive(&socket.fd, keepalive)
+        options::set_keepalive(&socket.fd, keepalive)
     }
 
     fn local_address(&self, socket: SocketId) -> io::Result<SocketAddr> {
         let socket = self.sockets.open(socket).ok_or(Errno::BADF)?;
-        let address = SockRef::from(&socket.fd).local_addr()?;
-        address.as_socket().ok_or_else(|| Errno::AFNOSUPPORT.into())
+        options::local_address(&socket.fd)
     }
 
     fn levels(&self) -> BufferLevels {

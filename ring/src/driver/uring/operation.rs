@@ -1,7 +1,7 @@
 //! What an operation in flight owns: whatever the kernel may look at until it completes.
 
-use super::address::RawAddress;
 use crate::buffer::Slice;
+use crate::driver::kernel::address::RawAddress;
 use crate::driver::{FRAME_HEADER_MAX, SendMode, Token};
 
 /// What a completion belongs to: the upper half of the `user_data`.

@@ -57,7 +57,8 @@ pub fn probe() -> Features {
 }
 
 /// As [`probe`], tried once per process.
-pub(super) fn cached() -> Features {
+#[must_use]
+pub fn features() -> Features {
     static FEATURES: OnceLock<Features> = OnceLock::new();
     *FEATURES.get_or_init(probe)
 }
@@ -208,7 +209,7 @@ mod tests {
         assert!(features.usable(true), "{features:?}");
         assert_eq!(
             features,
-            cached(),
+            super::features(),
             "the answer does not depend on the moment"
         );
     }

@@ -6,14 +6,14 @@ use io_uring::squeue::Flags;
 use io_uring::{opcode, types};
 use std::os::fd::AsRawFd;
 
-use super::address::INET_BYTES;
-use super::control;
 use super::operation::{Family, SendForm, SendOp, WaitForm};
 use super::sockets::NONE;
 use super::{
     GROUP_DATAGRAM, GROUP_LINK, GROUP_STREAM, GROUP_TAP, LINK_BUFFER_BYTES, Uring, wait_field,
 };
 use crate::buffer::Slice;
+use crate::driver::kernel::address::INET_BYTES;
+use crate::driver::kernel::{control, options};
 use crate::driver::{
     Errno, FRAME_HEADER_MAX, FRAME_SLICES_MAX, LinkId, Remote, SEND_SLICES_MAX, SendMode, SocketId,
     Token, Waker,
@@ -353,7 +353,7 @@ impl Uring {
             return;
         }
         if reset {
-            socket.set_reset();
+            options::set_reset(&socket.fd);
         }
         if let Some(socket) = self.sockets.remove(index) {
             let fd = std::os::fd::IntoRawFd::into_raw_fd(socket.fd);

@@ -14,23 +14,23 @@ const ORIGIN_ICMP6: u8 = 3;
 
 /// What comes with a datagram.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Ancillary {
+pub(in crate::driver) struct Ancillary {
     /// The size of the datagrams in the payload; 0 = it is one.
-    pub(super) gso_size: u16,
-    pub(super) hop_limit: Option<u8>,
-    pub(super) error: Option<ExtendedError>,
+    pub(in crate::driver) gso_size: u16,
+    pub(in crate::driver) hop_limit: Option<u8>,
+    pub(in crate::driver) error: Option<ExtendedError>,
 }
 
 /// `struct sock_extended_err` with the offender behind it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) struct ExtendedError {
-    pub(super) errno: Errno,
-    pub(super) origin: ErrorOrigin,
-    pub(super) info: u32,
+pub(in crate::driver) struct ExtendedError {
+    pub(in crate::driver) errno: Errno,
+    pub(in crate::driver) origin: ErrorOrigin,
+    pub(in crate::driver) info: u32,
 }
 
 /// Reads all control messages; what is cut off or unknown is skipped.
-pub(super) fn parse(mut bytes: &[u8]) -> Ancillary {
+pub(in crate::driver) fn parse(mut bytes: &[u8]) -> Ancillary {
     let mut found = Ancillary::default();
     while let Some((level, kind, data)) = next(&mut bytes) {
         match (level, kind) {
@@ -99,7 +99,7 @@ fn extended_error(data: &[u8]) -> Option<ExtendedError> {
 
 /// Writes the control message that cuts a send into datagrams of `gso_size` bytes; returns its
 /// length.
-pub(super) fn write_segment_size(control: &mut [u8; 24], gso_size: u16) -> usize {
+pub(in crate::driver) fn write_segment_size(control: &mut [u8; 24], gso_size: u16) -> usize {
     let len = HEADER_BYTES + size_of::<u16>();
     control.fill(0);
     control[..8].copy_from_slice(&(len as u64).to_ne_bytes());

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use crate::driver::{Errno, Remote, UnixAddress};
 
 /// The length of the largest IP socket address in bytes (`struct sockaddr_in6`).
-pub(super) const INET_BYTES: usize = 28;
+pub(in crate::driver) const INET_BYTES: usize = 28;
 
 /// The length of `sun_path` in bytes.
 const UNIX_PATH_BYTES: usize = 108;
@@ -14,7 +14,7 @@ const UNIX_PATH_BYTES: usize = 108;
 /// Room for any address we use, in the kernel's layout.
 #[derive(Clone, Debug)]
 #[repr(C, align(8))]
-pub(super) struct RawAddress {
+pub(in crate::driver) struct RawAddress {
     bytes: [u8; 2 + UNIX_PATH_BYTES],
     len: u16,
 }
@@ -30,7 +30,7 @@ impl Default for RawAddress {
 
 impl RawAddress {
     /// Writes an IP address.
-    pub(super) fn set_inet(&mut self, address: &SocketAddr) {
+    pub(in crate::driver) fn set_inet(&mut self, address: &SocketAddr) {
         self.bytes[..INET_BYTES].fill(0);
         self.bytes[2..4].copy_from_slice(&address.port().to_be_bytes());
         match address {
@@ -51,7 +51,7 @@ impl RawAddress {
 
     /// Writes any address. `ENAMETOOLONG` if a UNIX path does not fit, `EINVAL` if it is empty or
     /// has a zero byte.
-    pub(super) fn set(&mut self, remote: &Remote) -> Result<(), Errno> {
+    pub(in crate::driver) fn set(&mut self, remote: &Remote) -> Result<(), Errno> {
         // A path ends with a zero byte; an abstract name begins with one and has no end mark.
         let (name, offset, end) = match remote {
             Remote::Inet(address) => {
@@ -79,21 +79,21 @@ impl RawAddress {
     }
 
     /// The IP address, if it is one.
-    pub(super) fn inet(&self) -> Option<SocketAddr> {
+    pub(in crate::driver) fn inet(&self) -> Option<SocketAddr> {
         parse_inet(&self.bytes[..INET_BYTES])
     }
 
-    pub(super) fn as_ptr(&self) -> *const libc::sockaddr {
+    pub(in crate::driver) fn as_ptr(&self) -> *const libc::sockaddr {
         self.bytes.as_ptr().cast()
     }
 
-    pub(super) fn len(&self) -> libc::socklen_t {
+    pub(in crate::driver) fn len(&self) -> libc::socklen_t {
         self.len.into()
     }
 }
 
 /// Reads an IP address that the kernel wrote.
-pub(super) fn parse_inet(bytes: &[u8]) -> Option<SocketAddr> {
+pub(in crate::driver) fn parse_inet(bytes: &[u8]) -> Option<SocketAddr> {
     let family = u16::from_ne_bytes(*bytes.first_chunk()?);
     let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
     match libc::c_int::from(family) {

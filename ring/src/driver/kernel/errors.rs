@@ -1,17 +1,74 @@
 //! A socket's error queue.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::address::{INET_BYTES, parse_inet};
 use super::control;
-use crate::driver::SocketError;
+use crate::driver::{Errno, ErrorOrigin, SocketError};
 
 /// How much of what was sent is kept.
 const PAYLOAD_MAX: usize = 576;
 
+/// Entries kept per socket until somebody takes them.
+const KEPT_MAX: usize = 32;
+
+/// What was taken out of the kernel's error queue of a socket, oldest first.
+#[derive(Debug, Default)]
+pub(in crate::driver) struct TakenErrors(VecDeque<SocketError>);
+
+impl TakenErrors {
+    /// Empties the kernel's error queue (while it is not empty the socket always looks ready).
+    pub(in crate::driver) fn drain(&mut self, socket: BorrowedFd<'_>) -> Drained {
+        let mut drained = Drained::default();
+        while let Some(error) = read(socket) {
+            drained.first = drained.first.or(Some(error.errno));
+            if !matches!(error.origin, ErrorOrigin::Local) {
+                drained.from_network = drained.from_network.or(Some(error.errno));
+            }
+            if self.0.len() < KEPT_MAX {
+                self.0.push_back(error);
+            } else {
+                drained.dropped += 1;
+            }
+        }
+        drained
+    }
+
+    /// The oldest entry, taken before or in the kernel's queue.
+    pub(in crate::driver) fn take(&mut self, socket: BorrowedFd<'_>) -> Option<SocketError> {
+        self.0.pop_front().or_else(|| read(socket))
+    }
+}
+
+/// What one draining found.
+#[derive(Copy, Clone, Debug, Default)]
+pub(in crate::driver) struct Drained {
+    /// The first error.
+    pub(in crate::driver) first: Option<Errno>,
+    /// The first error that came from the network.
+    pub(in crate::driver) from_network: Option<Errno>,
+    /// Entries dropped because too many are kept already.
+    pub(in crate::driver) dropped: u64,
+}
+
+/// Whether an error concerns one earlier datagram, after which a socket shared by many peers goes on.
+pub(in crate::driver) fn is_soft(errno: Errno) -> bool {
+    !matches!(
+        errno,
+        Errno::BADF
+            | Errno::NOTSOCK
+            | Errno::FAULT
+            | Errno::INVAL
+            | Errno::OPNOTSUPP
+            | Errno::CANCELED
+            | Errno::NOTCONN
+    )
+}
+
 /// Takes the first entry of the kernel's error queue, if there is one that says something.
-pub(super) fn read(socket: BorrowedFd<'_>) -> Option<SocketError> {
+fn read(socket: BorrowedFd<'_>) -> Option<SocketError> {
     let mut name = [0u64; INET_BYTES.div_ceil(8)];
     let mut control = [0u64; 32];
     let mut payload = [0u8; PAYLOAD_MAX];
