@@ -55,7 +55,7 @@ counters! {
     DnsQueries "DNS queries from the guest",
     DhcpMessages "DHCP messages from the guest",
     FramesSwitched "frames passed from one guest to another",
-    LaneOut "frames handed to the core that owns their flow",
+    LaneOut "frames and messages handed to other cores",
     BufferCopies "slices copied out of pooled buffers for slow readers",
     RefusedTcpLimit "refused: too many TCP connections",
     RefusedTcpPending "refused: the oldest of too many TCP connections that were not open yet",
@@ -84,6 +84,7 @@ counters! {
     DroppedIcmpRate "dropped: ICMP errors above the rate limit",
     LostAtEnd "lost: acknowledged bytes that host sockets did not take before the end",
     DroppedAtEnd "dropped: a frame that came while the engine was ending",
+    DroppedAsked "dropped: more DNS and DHCP than one guest may ask",
     DroppedService "dropped: DNS or DHCP while the service was busy",
 }
 

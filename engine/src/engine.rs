@@ -27,8 +27,8 @@ use crate::link::{Attacher, Listener};
 use crate::placement::{self, Threads};
 use crate::policy::admission::Admission;
 
-/// Frames that may wait in the lane from one core to another.
-const LANE_FRAMES: usize = 1024;
+/// Frames and messages that may wait in the lane from one core to another.
+const LANE_FRAMES: usize = 4096;
 /// Large buffers for the streams of guests that come later, per core. Their memory is touched as it is needed.
 const LINK_BUFFERS: u16 = 64;
 

@@ -225,3 +225,37 @@ fn a_guest_that_takes_nothing_keeps_no_buffers_of_others() {
     assert!(whole >= 256, "{whole} frames");
     engine.stop();
 }
+
+#[test]
+fn a_guest_that_was_idle_for_long_is_answered_and_one_that_takes_nothing_is_dismissed() {
+    let stall_timeout = Duration::from_millis(500);
+    let config = EngineConfig {
+        stall_timeout,
+        ..config(1)
+    };
+    let engine = Engine::start(config, Vec::new()).unwrap();
+    let (mut idle, idle_left) = Guest::join(&engine, 11);
+    for _ in 0..3 {
+        assert_eq!(idle.resolve([10, 9, 8, 1]), Network::GATEWAY_MAC.0);
+        std::thread::sleep(stall_timeout * 3);
+    }
+    assert!(idle_left.try_recv().is_err(), "it is still there");
+
+    let (mut deaf, deaf_left) = Guest::join(&engine, 12);
+    let request = deaf.arp([0xff; 6], 1, [0; 6], [10, 9, 8, 1]);
+    let asks = std::thread::spawn(move || {
+        // Ends when its link is closed.
+        while deaf.stream.write_all(&42_u32.to_be_bytes()).is_ok() {
+            if deaf.stream.write_all(&request).is_err() {
+                return;
+            }
+        }
+    });
+    match deaf_left.recv_timeout(PATIENCE).unwrap() {
+        Departure::Dismissed(why) => assert!(why.contains("took no frames"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    asks.join().unwrap();
+    assert_eq!(idle.resolve([10, 9, 8, 1]), Network::GATEWAY_MAC.0);
+    engine.stop();
+}

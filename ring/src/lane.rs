@@ -59,6 +59,12 @@ impl<T: Send> LaneEnd<T> {
         }
     }
 
+    /// How many items the lane to core `to` still takes.
+    pub fn room(&self, to: usize) -> usize {
+        let lane = self.outgoing.get(to);
+        lane.map_or(0, |lane| lane.capacity() - lane.len())
+    }
+
     /// The next item that some core sent here, with that core's number. Items of one sender come in
     /// the order in which they were sent; senders take turns.
     pub fn receive(&self) -> Option<(usize, T)> {
@@ -87,7 +93,9 @@ mod tests {
     #[test]
     fn a_full_lane_gives_the_item_back_and_the_others_go_on() {
         let ends = Lanes::mesh::<u32>(3, 2);
+        assert_eq!(ends[0].room(1), 2);
         assert_eq!(ends[0].send(1, 10), Ok(()));
+        assert_eq!(ends[0].room(1), 1);
         assert_eq!(ends[0].send(1, 11), Ok(()));
         assert_eq!(ends[0].send(1, 12), Err(12));
         assert_eq!(ends[2].send(1, 20), Ok(()));

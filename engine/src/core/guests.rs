@@ -5,8 +5,8 @@
 //! since, is dismissed.
 //!
 //! **When a guest is gone** its port is closed at once. Each of its TCP connections still hands over what
-//! was acknowledged to the guest and is then reset, since the guest never said that this was all; its other
-//! flows are closed.
+//! was acknowledged to the guest, and is reset when the host's peer has that, since the guest never said that it
+//! was all; its other flows are closed.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -52,7 +52,6 @@ impl<D: Driver> Core<D> {
                         }
                     };
                     state.name = name;
-                    state.taken_at = self.now;
                     state.heard_at = self.now;
                     state.on_end = Some(on_end);
                     let token = FlowId::port(port).token();
@@ -159,12 +158,12 @@ impl<D: Driver> Core<D> {
         };
         let taken = match result {
             Ok(taken) => taken,
+            // The host is short of memory, not the guest gone.
+            Err(Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN) => 0,
             Err(errno) => return self.fail_port(port, errno),
         };
         state.carrier.sent(taken);
-        if taken > 0 {
-            state.taken_at = self.now;
-        }
+        state.note_waiting(self.now, taken > 0);
         if state.carrier.has_room() {
             for index in std::mem::take(&mut state.parked) {
                 self.unpark(index);
@@ -184,6 +183,7 @@ impl<D: Driver> Core<D> {
                 .add(Counter::DroppedLinkFull, std::mem::take(&mut state.refused));
             let token = FlowId::port(port).token();
             state.carrier.flush(&mut self.driver, token);
+            state.note_waiting(self.now, false);
             self.arm_port(port);
         }
     }
@@ -259,6 +259,9 @@ impl<D: Driver> Core<D> {
         let Some(mut state) = self.egress.ports.remove(port) else {
             return;
         };
+        if let port::Carrier::Tap(link) = state.carrier {
+            self.links.remove(&link);
+        }
         state.carrier.close(&mut self.driver);
         self.counters.bump(Counter::GuestsLeft);
         self.abandon_flows(port);

@@ -127,6 +127,8 @@ pub(crate) struct Core<D: Driver> {
     pub(crate) held_bytes: usize,
     /// Sum of the receive windows of all TCP flows: what their guests may have sent before they know better.
     pub(crate) windows: usize,
+    /// Connections of guests that are gone.
+    pub(crate) abandoned: usize,
     /// When flows were last looked through for buffers to free.
     pub(crate) relieved_at: Instant,
     pub(crate) sockets: SocketPool,
@@ -138,7 +140,7 @@ pub(crate) struct Core<D: Driver> {
     /// Guests are kept from each other.
     isolate: bool,
     attacher: Attacher,
-    /// The ports of links that came later.
+    /// The ports of the driver's links.
     links: HashMap<LinkId, PortId>,
     stall_timeout: Duration,
     /// Guests whose receive found no free buffer.
@@ -149,6 +151,8 @@ pub(crate) struct Core<D: Driver> {
     id: usize,
     reads_link: bool,
     lanes: LaneEnd<LaneMessage>,
+    /// Counts the batches.
+    batch: u64,
     /// Cores that got something over a lane in this batch.
     to_wake: Vec<bool>,
     peers: Arc<Peers>,
@@ -211,6 +215,7 @@ impl<D: Driver> Core<D> {
             starved: Vec::new(),
             held_bytes: 0,
             windows: 0,
+            abandoned: 0,
             relieved_at: now,
             draining: None,
             sockets: SocketPool::default(),
@@ -220,7 +225,11 @@ impl<D: Driver> Core<D> {
             stations: Stations::new(seed.neighbors.gateway_mac),
             isolate: seed.isolate,
             attacher: seed.attacher,
-            links: HashMap::new(),
+            links: if seed.has_link {
+                HashMap::from([(LINK, WIDE)])
+            } else {
+                HashMap::new()
+            },
             stall_timeout: seed.stall_timeout,
             starved_ports: Vec::new(),
             neighbors: seed.neighbors,
@@ -229,6 +238,7 @@ impl<D: Driver> Core<D> {
             id: seed.id,
             reads_link: seed.reads_link,
             lanes: seed.lanes,
+            batch: 0,
             to_wake: vec![false; cores],
             peers: seed.peers,
             driver,
@@ -265,16 +275,17 @@ impl<D: Driver> Core<D> {
         self.driver.wait(deadline, completions)?;
         self.now = Instant::from_nanos(self.driver.now());
         let few = completions.len() < 16;
-        for completion in completions.drain(..) {
-            self.on_completion(completion, report);
-        }
         if !self.starved_ports.is_empty() {
             self.retry_starved_ports();
+        }
+        for completion in completions.drain(..) {
+            self.on_completion(completion, report);
         }
         self.drain_lanes();
         self.flush_udp_runs();
         self.run_timers();
         self.relieve_pools();
+        self.batch += 1;
         self.flush_dirty();
         self.flush_ports();
         self.wake_peers();
@@ -339,9 +350,15 @@ impl<D: Driver> Core<D> {
 
     fn on_completion(&mut self, completion: Completion, report: &impl Report) {
         match completion {
-            Completion::Frame { link, frame } => self.on_frame(self.port_of(link), frame, true),
+            Completion::Frame { link, frame } => {
+                if let Some(port) = self.port_of(link) {
+                    self.on_frame(port, frame, true);
+                }
+            }
             Completion::LinkEnd { link, error } => {
-                let port = self.port_of(link);
+                let Some(port) = self.port_of(link) else {
+                    return;
+                };
                 if self.egress.ports.get(port).is_some_and(|port| port.wide) {
                     report.link_gone(error.into());
                 } else {
@@ -420,9 +437,9 @@ impl<D: Driver> Core<D> {
         ports.map(|(_, port)| port.half_open.len()).sum()
     }
 
-    /// Where the frames of a link come from.
-    fn port_of(&self, link: LinkId) -> PortId {
-        self.links.get(&link).copied().unwrap_or(WIDE)
+    /// Where the frames of a link come from; `None` when its guest was let go.
+    fn port_of(&self, link: LinkId) -> Option<PortId> {
+        self.links.get(&link).copied()
     }
 
     /// Whether other cores hand frames over to this one.
@@ -435,6 +452,11 @@ impl<D: Driver> Core<D> {
         let wide = self.egress.ports.get(port).is_some_and(|port| port.wide);
         wide.then(|| self.shards.owner(hash))
             .filter(|&owner| owner != self.id)
+    }
+
+    /// How many messages another core's lane takes now.
+    pub(crate) fn lane_room(&self, core: usize) -> usize {
+        self.lanes.room(core)
     }
 
     pub(crate) fn hand_over(&mut self, owner: usize, message: LaneMessage) {

@@ -18,6 +18,12 @@ use crate::switch::forward::{Blocked, Decision, forward};
 use crate::switch::stations::{Heard, Learned, Refusal};
 use crate::switch::{Place, guard};
 
+/// Frames of one guest that go over lanes in one batch, at most: twice what one receive of a stream brings at
+/// MTU 1500.
+const LANE_SHARE: u32 = 512;
+/// Places of a lane that are kept for what cores tell each other.
+const LANE_RESERVE: usize = 256;
+
 /// A frame on its way to guests of another core.
 pub(crate) struct Switched {
     pub(super) to: Target,
@@ -70,6 +76,9 @@ impl<D: Driver> Core<D> {
             self.counters.bump(Counter::DroppedSpoofed);
             if why == Refusal::Loop {
                 self.tell_of_double(passing.port, ethernet.source);
+                // Flows belong to ports, so whoever took its address can't take its way to us.
+                return ethernet.target == self.egress.gateway_mac()
+                    || ethernet.target.is_multicast();
             }
             return false;
         }
@@ -175,6 +184,9 @@ impl<D: Driver> Core<D> {
         if core == self.id {
             self.deliver(place.port, &frame, passing.offload);
         } else {
+            if !self.may_cross(passing.port, core) {
+                return self.counters.bump(Counter::DroppedLane);
+            }
             let switched = Switched {
                 to: Target::One(place.port),
                 offload: *passing.offload,
@@ -182,6 +194,22 @@ impl<D: Driver> Core<D> {
             };
             self.hand_over(core, LaneMessage::Switched(switched));
         }
+    }
+
+    /// Whether one more frame of a guest may go over the lane to a core in this batch. A guest that floods
+    /// leaves room to others, and all of them to what cores tell each other.
+    fn may_cross(&mut self, port: PortId, core: usize) -> bool {
+        let batch = self.batch;
+        let room = self.lane_room(core) > LANE_RESERVE;
+        let Some(state) = self.egress.ports.get_mut(port) else {
+            return false;
+        };
+        let (crossed_in, crossed) = &mut state.crossed;
+        if *crossed_in != batch {
+            (*crossed_in, *crossed) = (batch, 0);
+        }
+        *crossed += 1;
+        room && *crossed <= LANE_SHARE
     }
 
     fn flood(&mut self, passing: &Passing<'_>) {

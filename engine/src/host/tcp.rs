@@ -579,6 +579,12 @@ impl TcpFlow {
             && !std::mem::replace(&mut self.marks.parked, true)
         {
             port.parked.push(index);
+            // A flow that ended while it waited is still listed, and so may its successor in its place be.
+            let listed = port.parked.len();
+            if listed >= 1024 && listed.is_power_of_two() {
+                port.parked.sort_unstable();
+                port.parked.dedup();
+            }
         }
     }
 

@@ -447,7 +447,20 @@ impl<D: Driver> Core<D> {
         }
     }
 
+    /// Whether a guest may ask one more thing of the services, which all guests share.
+    fn may_ask(&mut self, input: &UdpInput) -> bool {
+        let port = self.egress.ports.get_mut(input.peer.port);
+        let may = port.is_some_and(|port| port.asked.permits(self.now, input.payload.len()));
+        if !may {
+            self.counters.bump(Counter::DroppedAsked);
+        }
+        may
+    }
+
     fn dns_query(&mut self, input: &UdpInput) {
+        if !self.may_ask(input) {
+            return;
+        }
         self.counters.bump(Counter::DnsQueries);
         let asker = Asker {
             port: input.peer.port.0,
@@ -470,6 +483,9 @@ impl<D: Driver> Core<D> {
     }
 
     fn dhcp_message(&mut self, input: &UdpInput) {
+        if !self.may_ask(input) {
+            return;
+        }
         self.counters.bump(Counter::DhcpMessages);
         let mut packet = Vec::with_capacity(input.payload.len() + 64);
         Request::Dhcp {

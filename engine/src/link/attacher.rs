@@ -37,6 +37,8 @@ struct Shared {
     queues: Vec<Mutex<Vec<PortCommand>>>,
     directory: Mutex<Directory>,
     closed: AtomicBool,
+    /// The engine began with a guest.
+    taken: bool,
 }
 
 /// Which port is where.
@@ -54,6 +56,8 @@ pub enum AttachError {
     Full,
     /// The engine is ending.
     Ending,
+    /// It began with the TAP of one guest, whose flows are spread over all cores.
+    Taken,
 }
 
 impl fmt::Display for AttachError {
@@ -61,6 +65,10 @@ impl fmt::Display for AttachError {
         match self {
             Self::Full => write!(f, "there are {PORTS_MAX} guests already"),
             Self::Ending => write!(f, "the engine is ending"),
+            Self::Taken => write!(
+                f,
+                "the engine began with a guest of its own and takes no others"
+            ),
         }
     }
 }
@@ -83,6 +91,7 @@ impl Attacher {
                     guests: vec![0; cores],
                 }),
                 closed: AtomicBool::new(false),
+                taken: first > 0,
             }),
         }
     }
@@ -92,7 +101,7 @@ impl Attacher {
     ///
     /// # Errors
     ///
-    /// There are too many ports, or the engine is ending. The link is closed then.
+    /// There are too many ports, or the engine is ending or began with a guest's TAP. The link is closed then.
     pub fn attach(
         &self,
         attachment: Attachment,
@@ -100,6 +109,9 @@ impl Attacher {
     ) -> Result<PortId, AttachError> {
         if self.shared.closed.load(Ordering::Relaxed) {
             return Err(AttachError::Ending);
+        }
+        if self.shared.taken {
+            return Err(AttachError::Taken);
         }
         let (port, home) = lock(&self.shared.directory)
             .take()

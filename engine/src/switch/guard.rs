@@ -1,7 +1,8 @@
 //! What a guest must not say to other guests.
 //!
 //! Whoever is gateway, router or DHCP server of a segment sees its traffic; here that is us, and
-//! guests need not trust each other. These are the checks that switches call RA guard (RFC 6105,
+//! guests need not trust each other with that. (That one guest claims another's address is not looked for:
+//! guests that must not know of each other are kept apart by `--isolate`.) These are the checks that switches call RA guard (RFC 6105,
 //! RFC 7113), DHCP snooping and DHCPv6 shield (RFC 7610), and the inspection of ARP. They look at
 //! what a frame was parsed into, behind all extension headers; of a fragmented packet the first
 //! fragment must show enough to be judged (RFC 7112 §5), and the others mean nothing without it.

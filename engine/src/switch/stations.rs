@@ -24,8 +24,8 @@ use crate::link::PortId;
 /// How long a station is known after it was heard: the default of IEEE 802.1Q §8.8.3.
 const AGE: Duration = Duration::from_secs(300);
 /// For how long a port must not have heard a station before it can be learnt at another one. A loop
-/// brings frames back within milliseconds.
-const QUIET: Duration = Duration::from_secs(1);
+/// brings frames back within milliseconds; a guest that wants another's frames would wait for longer.
+const QUIET: Duration = Duration::from_secs(60);
 /// How long replicas may not know that a station was heard again: what they believe of it has to be
 /// new enough to tell a loop from a move.
 const TELL_AFTER: Duration = Duration::from_millis(500);
@@ -375,13 +375,13 @@ mod tests {
         let mut table = Stations::new(GATEWAY);
         table.learn(at_ms(0), mac(1), place(3));
         table.learn(at_ms(700), mac(1), place(3));
-        let looped = table.learn(at_ms(1_699), mac(1), place(4));
+        let looped = table.learn(at_ms(60_699), mac(1), place(4));
         assert_eq!(looped, Learned::Refused(Refusal::Loop));
-        assert_eq!(table.find(at_ms(1_699), mac(1)), Some(place(3)));
+        assert_eq!(table.find(at_ms(60_699), mac(1)), Some(place(3)));
         // What was refused does not keep the old port: it has to be heard there itself.
-        assert_eq!(table.learn(at_ms(1_700), mac(1), place(4)), Learned::Moved);
-        assert_eq!(table.find(at_ms(1_700), mac(1)), Some(place(4)));
-        let back = table.learn(at_ms(1_701), mac(1), place(3));
+        assert_eq!(table.learn(at_ms(60_700), mac(1), place(4)), Learned::Moved);
+        assert_eq!(table.find(at_ms(60_700), mac(1)), Some(place(4)));
+        let back = table.learn(at_ms(60_701), mac(1), place(3));
         assert_eq!(back, Learned::Refused(Refusal::Loop));
     }
 
@@ -438,7 +438,7 @@ mod tests {
             let learned = table.learn(at_ms(0), mac(n), place(n / STATIONS_PER_PORT));
             assert_eq!(learned, Learned::New);
         }
-        let (now, port) = (at_ms(2_000), place(100));
+        let (now, port) = (at_ms(60_000), place(100));
         assert_eq!(table.learn(now, mac(9_000), port), Learned::Full);
         assert_eq!(table.learn(now, mac(0), port), Learned::Moved, "no more");
         table.forget_port(place(1).port);

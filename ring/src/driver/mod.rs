@@ -174,6 +174,17 @@ pub trait Driver {
     /// What `setsockopt(2)` says; `EBADF` for a closed socket.
     fn set_keepalive(&mut self, socket: SocketId, keepalive: &Keepalive) -> io::Result<()>;
 
+    /// Bytes that were sent on a TCP socket and that its peer has not acknowledged. Drivers whose sockets have no
+    /// such queue say 0.
+    ///
+    /// # Errors
+    ///
+    /// What `ioctl(2)` says; `EBADF` for a closed socket.
+    fn unacknowledged_bytes(&self, socket: SocketId) -> io::Result<u32> {
+        let _ = socket;
+        Ok(0)
+    }
+
     /// The address the socket is bound to.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use towpath_ring::frames::stream::{FrameBounds, FrameReader, FrameWriter, Framin
 
 /// What may wait for a guest, and from where on flows wait themselves.
 const QUEUE: FrameBounds = FrameBounds {
-    bytes: 4 << 20,
+    bytes: 1 << 20,
     frames: 4096,
 };
 const ROOM_BYTES: usize = 256 << 10;
@@ -201,8 +201,9 @@ impl Stream {
         }
         let batch = self.writer.batch();
         let bytes = batch.iter().map(Slice::len).sum();
-        // With more to send its completion is wanted at once; else the next wake-up is soon enough.
-        let mode = if bytes < self.writer.queued_bytes() {
+        // With more to send, or flows that wait for room, its completion is wanted at once; else the next wake-up
+        // is soon enough.
+        let mode = if bytes < self.writer.queued_bytes() || bytes >= ROOM_BYTES {
             SendMode::Now
         } else {
             SendMode::Quiet

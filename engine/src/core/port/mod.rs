@@ -64,14 +64,18 @@ pub(crate) struct Port {
     pub(crate) parked: Vec<u32>,
     /// What it sends to all ports.
     pub(crate) flood: FloodLimit,
+    /// What it asks of DHCP and DNS.
+    pub(crate) asked: FloodLimit,
+    /// A batch, and how many of its frames went to other cores in it.
+    pub(crate) crossed: (u64, u32),
     /// It was said that another guest has its MAC address.
     pub(crate) told_of_double: bool,
     /// Frames that found no room since the last flush.
     pub(crate) refused: u64,
     /// It is in the list of ports to flush.
     pub(crate) listed: bool,
-    /// When the guest last took something, or was given something after it had taken all.
-    pub(crate) taken_at: Instant,
+    /// Since when frames wait of which the guest took nothing; `None`: none wait.
+    pub(crate) waiting_since: Option<Instant>,
     /// When something last came from the guest.
     pub(crate) heard_at: Instant,
     pub(crate) armed: Armed,
@@ -93,10 +97,12 @@ impl Port {
             half_open: HalfOpen::new(quota.tcp_pending),
             parked: Vec::new(),
             flood: FloodLimit::default(),
+            asked: FloodLimit::default(),
+            crossed: (0, 0),
             told_of_double: false,
             refused: 0,
             listed: false,
-            taken_at: Instant::ZERO,
+            waiting_since: None,
             heard_at: Instant::ZERO,
             armed: Armed::default(),
             on_end: None,
@@ -106,9 +112,18 @@ impl Port {
         }
     }
 
+    /// Notes whether frames wait, after some were given to the link, or after it `took` some.
+    pub(crate) fn note_waiting(&mut self, now: Instant, took: bool) {
+        if !self.carrier.is_waiting() {
+            self.waiting_since = None;
+        } else if took || self.waiting_since.is_none() {
+            self.waiting_since = Some(now);
+        }
+    }
+
     /// When the guest has stalled, unless it moves before: frames wait for it, or it owes the rest of one.
     pub(crate) fn stalls_at(&self, timeout: Duration) -> Option<Instant> {
-        let taking = self.carrier.is_waiting().then(|| self.taken_at + timeout);
+        let taking = self.waiting_since.map(|since| since + timeout);
         let sending = self.carrier.is_partial().then(|| self.heard_at + timeout);
         [taking, sending].into_iter().flatten().min()
     }

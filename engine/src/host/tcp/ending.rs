@@ -31,6 +31,10 @@ const BROKEN_PATIENCE: Duration = Duration::from_secs(30);
 pub(super) const LINGER_PATIENCE: Duration = Duration::from_secs(240);
 /// Time between questions to a host's peer that is silent, at most; as towards the guest.
 pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
+/// How often it is looked whether the peer of a host socket has got the last bytes of a guest that is gone.
+const LAST_BYTES_INTERVAL: Duration = Duration::from_millis(50);
+/// Connections of guests that are gone, on one core: they are in no guest's quota.
+const ABANDONED_MAX: usize = 4096;
 /// Unanswered questions before it is given up (RFC 1122 §4.2.3.6 names no number; Linux has this one).
 pub(super) const KEEPALIVE_PROBES: u8 = 9;
 
@@ -167,9 +171,12 @@ impl<D: Driver> Core<D> {
         if flow.marks.released || flow.marks.lingers {
             return;
         }
-        if !matches!(flow.host, HostSide::Open(_)) || flow.marks.host_broken {
+        let open = matches!(flow.host, HostSide::Open(_)) && !flow.marks.host_broken;
+        if !open || self.abandoned >= ABANDONED_MAX {
             return self.release(index, true);
         }
+        self.abandoned += 1;
+        self.windows -= std::mem::take(&mut flow.window) as usize;
         flow.marks.abandoned = true;
         flow.marks.lingers = true;
         flow.deadline = Some(self.now + LINGER_PATIENCE);
@@ -195,6 +202,15 @@ impl<D: Driver> Core<D> {
         }
         if flow.is_through() {
             let cut_off = flow.marks.abandoned && !flow.marks.guest_finished;
+            // A reset throws away what the host's kernel has not brought to the peer yet.
+            let on_its_way = match flow.host {
+                HostSide::Open(socket) if cut_off => self.driver.unacknowledged_bytes(socket),
+                _ => Ok(0),
+            };
+            if on_its_way.is_ok_and(|bytes| bytes > 0) {
+                let again = Some(self.now + LAST_BYTES_INTERVAL);
+                return self.timers.arm(id, &mut flow.armed, again);
+            }
             return self.release(index, cut_off);
         }
         self.timers.arm(id, &mut flow.armed, flow.deadline);
@@ -224,6 +240,7 @@ impl<D: Driver> Core<D> {
         if std::mem::replace(&mut flow.marks.released, true) {
             return;
         }
+        self.abandoned -= usize::from(flow.marks.abandoned);
         if let Some(ticket) = flow.half_open.take()
             && let Some(key) = key
             && let Some(port) = self.egress.ports.get_mut(PortId(key.guest))

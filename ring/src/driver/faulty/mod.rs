@@ -222,6 +222,10 @@ impl<D: Driver> Driver for Faulty<D> {
         self.driver.set_keepalive(socket, keepalive)
     }
 
+    fn unacknowledged_bytes(&self, socket: SocketId) -> io::Result<u32> {
+        self.driver.unacknowledged_bytes(socket)
+    }
+
     fn local_address(&self, socket: SocketId) -> io::Result<SocketAddr> {
         self.driver.local_address(socket)
     }

@@ -112,6 +112,18 @@ pub(in crate::driver) fn set_hop_limit(socket: &impl AsFd, hops: u8) -> io::Resu
     }
 }
 
+/// Bytes that were sent and not acknowledged by the peer.
+pub(in crate::driver) fn unacknowledged_bytes(socket: &impl AsFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one int, which lives through the call.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == 0 {
+        Ok(bytes.max(0) as u32)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// The IP address that a socket is bound to.
 pub(in crate::driver) fn local_address(socket: &impl AsFd) -> io::Result<SocketAddr> {
     let address = SockRef::from(socket).local_addr()?;

@@ -570,6 +570,11 @@ impl Driver for Uring {
         options::set_keepalive(&socket.fd, keepalive)
     }
 
+    fn unacknowledged_bytes(&self, socket: SocketId) -> io::Result<u32> {
+        let socket = self.sockets.open(socket).ok_or(Errno::BADF)?;
+        options::unacknowledged_bytes(&socket.fd)
+    }
+
     fn local_address(&self, socket: SocketId) -> io::Result<SocketAddr> {
         let socket = self.sockets.open(socket).ok_or(Errno::BADF)?;
         options::local_address(&socket.fd)
