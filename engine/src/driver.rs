@@ -18,6 +18,9 @@ pub enum DriverChoice {
     Uring,
     /// epoll: where io_uring is forbidden, as in Docker's default profile
     Epoll,
+    /// kqueue
+    #[cfg(any(target_os = "macos", target_os = "freebsd", feature = "kqueue-shim"))]
+    Kqueue,
 }
 
 /// A driver that this build has.
@@ -27,6 +30,9 @@ pub enum DriverKind {
     Uring,
     /// Completions imitated over epoll.
     Epoll,
+    /// Completions imitated over kqueue.
+    #[cfg(any(target_os = "macos", target_os = "freebsd", feature = "kqueue-shim"))]
+    Kqueue,
 }
 
 impl fmt::Display for DriverKind {
@@ -34,6 +40,8 @@ impl fmt::Display for DriverKind {
         f.pad(match self {
             DriverKind::Uring => "io_uring",
             DriverKind::Epoll => "epoll",
+            #[cfg(any(target_os = "macos", target_os = "freebsd", feature = "kqueue-shim"))]
+            DriverKind::Kqueue => "kqueue",
         })
     }
 }
@@ -44,6 +52,8 @@ impl DriverChoice {
         match self {
             DriverChoice::Uring => DriverKind::Uring,
             DriverChoice::Epoll => DriverKind::Epoll,
+            #[cfg(any(target_os = "macos", target_os = "freebsd", feature = "kqueue-shim"))]
+            DriverChoice::Kqueue => DriverKind::Kqueue,
             DriverChoice::Auto => match why_not_uring() {
                 None => DriverKind::Uring,
                 Some(reason) => {

@@ -178,7 +178,7 @@ impl Engine {
             })
         });
         let injected = faults.clone();
-        let kind = DriverConfig::new(driver, &config, has_link);
+        let driver_config = DriverConfig::new(driver, &config, has_link);
         let threads = placement::spawn(driver, cores, config.pin, move |id| {
             let Some((queue, service, seed)) = seeds[id].lock().ok().and_then(|mut s| s.take())
             else {
@@ -186,8 +186,8 @@ impl Engine {
             };
             let injected = injected.as_deref();
             let queue = queue.into_iter().collect();
-            match &kind {
-                DriverConfig::Uring(config) => {
+            match (&driver_config, driver) {
+                (DriverConfig::Uring(config), _) => {
                     let driver = Uring::new(config, queue).inspect(|driver| {
                         if id == 0 {
                             tell_of_ring(driver.features());
@@ -195,7 +195,12 @@ impl Engine {
                     });
                     run_core(driver, service, seed, injected, &ready, &failure);
                 }
-                DriverConfig::Epoll(config) => {
+                #[cfg(any(target_os = "macos", target_os = "freebsd", feature = "kqueue-shim"))]
+                (DriverConfig::Readiness(config), DriverKind::Kqueue) => {
+                    let driver = Readiness::<towpath_ring::Kqueue>::new(config, queue);
+                    run_core(driver, service, seed, injected, &ready, &failure);
+                }
+                (DriverConfig::Readiness(config), _) => {
                     let driver = Readiness::<Epoll>::new(config, queue);
                     run_core(driver, service, seed, injected, &ready, &failure);
                 }
@@ -288,7 +293,7 @@ impl Engine {
 /// How the drivers of the cores are made.
 enum DriverConfig {
     Uring(UringConfig),
-    Epoll(ReadinessConfig),
+    Readiness(ReadinessConfig),
 }
 
 impl DriverConfig {
@@ -300,7 +305,7 @@ impl DriverConfig {
                 link_buffers,
                 ..UringConfig::default()
             }),
-            DriverKind::Epoll => Self::Epoll(ReadinessConfig {
+            _ => Self::Readiness(ReadinessConfig {
                 link_buffers,
                 ..ReadinessConfig::default()
             }),

@@ -36,7 +36,7 @@ pub(crate) fn spawn(
 ) -> io::Result<Threads> {
     match driver {
         DriverKind::Uring => spawn_executors(cores, pin, body),
-        DriverKind::Epoll => spawn_plain(cores, pin, body),
+        _ => spawn_plain(cores, pin, body),
     }
 }
 

@@ -5,6 +5,7 @@ pub(super) mod address;
 pub(super) mod control;
 pub(super) mod errors;
 pub(super) mod options;
+pub(super) mod packets;
 pub(super) mod table;
 
 use rustix::time::{ClockId, clock_gettime};

@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use crate::buffer::{Blank, Slice};
 use crate::driver::kernel::address::{INET_BYTES, RawAddress, parse_inet};
 use crate::driver::kernel::control::{self, Ancillary};
-use crate::driver::{Errno, PACKETS_MAX, SEND_SLICES_MAX};
+use crate::driver::kernel::packets::send_now;
+use crate::driver::{Errno, SEND_SLICES_MAX};
 
 /// How many datagrams one call receives.
 pub(super) const INBOX_DATAGRAMS: usize = 16;
@@ -39,14 +40,12 @@ pub(super) fn connect_outcome(socket: BorrowedFd<'_>) -> Result<(), Errno> {
 #[derive(Debug)]
 pub(super) struct Outbox {
     parts: Vec<libc::iovec>,
-    messages: Vec<libc::mmsghdr>,
 }
 
 impl Outbox {
     pub(super) fn new() -> Outbox {
         Outbox {
             parts: Vec::with_capacity(SEND_SLICES_MAX),
-            messages: Vec::with_capacity(PACKETS_MAX),
         }
     }
 
@@ -86,45 +85,14 @@ impl Outbox {
         })
     }
 
-    /// Sends packets to the connected peer, in order, each the next `lens[n]` slices. Returns how many
-    /// were taken; the error of one that is not the first is not told.
+    /// Sends packets to the connected peer, in order. Returns how many were taken; the error of one that
+    /// is not the first is not told.
     pub(super) fn send_packets(
         &mut self,
         socket: BorrowedFd<'_>,
-        mut slices: &[Slice],
-        lens: &[u16],
+        packets: &[&[Slice]],
     ) -> Result<u32, Errno> {
-        self.parts.clear();
-        self.parts.extend(slices.iter().map(part));
-        self.messages.clear();
-        let mut parts = self.parts.as_mut_ptr();
-        for &len in lens {
-            let len = usize::from(len).min(slices.len());
-            slices = &slices[len..];
-            let mut header = empty_message();
-            header.msg_iov = parts;
-            header.msg_iovlen = len as _;
-            // SAFETY: as many slices, and so parts, are left as are stepped over.
-            parts = unsafe { parts.add(len) };
-            self.messages.push(libc::mmsghdr {
-                msg_hdr: header,
-                msg_len: 0,
-            });
-        }
-        let count = self.messages.len() as libc::c_uint;
-        again(|| {
-            // SAFETY: each message points to its own parts with their true number; all of them and the
-            // slices live through the call, which reads them and writes the messages' lengths.
-            let sent = unsafe {
-                libc::sendmmsg(
-                    socket.as_raw_fd(),
-                    self.messages.as_mut_ptr(),
-                    count,
-                    SEND_FLAGS as _,
-                )
-            };
-            sent as isize
-        })
+        send_now(socket, packets, &mut self.parts)
     }
 }
 

@@ -290,8 +290,7 @@ impl<P: Poller> Readiness<P> {
         socket.ready.read |= event.readable;
         socket.ready.ended |= event.ended;
         socket.ready.write |= event.writable;
-        let waits = socket.send.waits || socket.connect.is_some();
-        if event.writable && !event.readable && !waits && !socket.is_tcp() {
+        if event.writable && !event.readable && !socket.wants_room() && !socket.is_tcp() {
             // Nobody waits for room any more.
             let (before, now) = (socket.watched, Interest::Read);
             self.counters.enters += 1;
@@ -327,7 +326,7 @@ impl<P: Poller> Readiness<P> {
         socket.queued = false;
         if socket.ready.write && socket.connect.is_some() {
             self.finish_connect(id);
-        } else if socket.ready.write && socket.send.waits {
+        } else if socket.ready.write && socket.wants_room() {
             self.try_send(id);
         }
         let Some(socket) = self.sockets.open(id).filter(|socket| socket.ready.read) else {
@@ -373,6 +372,10 @@ impl<P: Poller> Readiness<P> {
                 token: socket.send.token,
                 result: Err(Errno::CANCELED),
             });
+        }
+        if let Some(token) = socket.room.take() {
+            let result = Err(Errno::CANCELED);
+            self.ready.push(Completion::Sent { token, result });
         }
         if let Some(receive) = socket.receive.take() {
             self.ready.push(Completion::ReceiveEnd {

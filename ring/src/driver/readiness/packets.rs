@@ -72,29 +72,18 @@ impl<P: Poller> Readiness<P> {
         if !socket.busy.begin(Operation::Send) {
             return Err(Errno::ALREADY);
         }
-        if packets.is_empty() {
-            let result = Ok(0);
-            self.complete(id, Operation::Send, Completion::Sent { token, result });
-            return Ok(());
-        }
-        let send = &mut socket.send;
-        send.token = token;
-        for packet in packets {
-            send.slices.extend_from_slice(packet);
-            send.packets.push(packet.len() as u16);
-        }
-        self.try_send(id);
-        let Some(socket) = self.sockets.open_mut(id) else {
-            return Ok(());
+        self.counters.enters += 1;
+        let result = match self.outbox.send_packets(socket.fd.as_fd(), packets) {
+            Err(Errno::AGAIN) => {
+                socket.room = Some(token);
+                socket.ready.write = false;
+                return self.wait_for_room(id);
+            }
+            Err(Errno::INTR) => Ok(0),
+            result => result,
         };
-        if socket.send.packets.is_empty() {
-            return Ok(());
-        }
-        let token = socket.send.token;
-        socket.send.release();
-        socket.send.token = token;
-        socket.send.for_room = true;
-        self.wait_for_room(id)
+        self.complete(id, Operation::Send, Completion::Sent { token, result });
+        Ok(())
     }
 
     pub(super) fn begin_receive_from(&mut self, id: SocketId, token: Token) -> Result<(), Errno> {

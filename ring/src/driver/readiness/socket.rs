@@ -27,6 +27,8 @@ pub(super) struct Socket {
     pub(super) busy: Busy,
     pub(super) connect: Option<Connect>,
     pub(super) send: Send,
+    /// Who wants to know when there is room for packets.
+    pub(super) room: Option<Token>,
     pub(super) receive: Option<Receive>,
     pub(super) receive_from: Option<ReceiveFrom>,
     /// The sending direction ends with the send that waits.
@@ -93,24 +95,18 @@ pub(super) struct Connect {
     pub(super) again: Option<Box<RawAddress>>,
 }
 
-/// What waits for room. Its lists are used again, so that in the steady state nothing is allocated.
+/// Bytes that wait for room. The list is used again, so that in the steady state nothing is allocated.
 #[derive(Debug, Default)]
 pub(super) struct Send {
     pub(super) waits: bool,
     pub(super) token: Token,
     pub(super) slices: Vec<Slice>,
-    /// How many of the slices each packet has; empty: they are bytes of a stream.
-    pub(super) packets: Vec<u16>,
-    /// Packets found no room: it is waited for, holding nothing.
-    pub(super) for_room: bool,
 }
 
 impl Send {
     pub(super) fn release(&mut self) {
         self.waits = false;
         self.slices.clear();
-        self.packets.clear();
-        self.for_room = false;
     }
 }
 
@@ -141,6 +137,7 @@ impl Socket {
             busy: Busy::default(),
             connect: None,
             send: Send::default(),
+            room: None,
             receive: None,
             receive_from: None,
             shutdown: false,
@@ -162,14 +159,18 @@ impl Socket {
         matches!(self.kind, Some(SocketKind::TcpV4 | SocketKind::TcpV6))
     }
 
+    /// Whether somebody waits for room, or for a connect.
+    pub(super) fn wants_room(&self) -> bool {
+        self.send.waits || self.room.is_some() || self.connect.is_some()
+    }
+
     /// Whether a try may get on with something that waits.
     pub(super) fn can_be_tried(&self) -> bool {
         let wants_bytes = self.receive.is_some()
             || self
                 .receive_from
                 .is_some_and(|receive_from| !receive_from.starved);
-        self.ready.read && wants_bytes
-            || self.ready.write && (self.send.waits || self.connect.is_some())
+        self.ready.read && wants_bytes || self.ready.write && self.wants_room()
     }
 
     /// A read found nothing: only an event will tell of more.

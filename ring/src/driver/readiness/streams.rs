@@ -123,8 +123,10 @@ impl<P: Poller> Readiness<P> {
         self.counters.enters += 1;
         let result = match self.outbox.send(socket.fd(), None, payload, 0) {
             Err(Errno::AGAIN) if mode == SendMode::WhenWritable => {
+                socket.send.waits = true;
                 socket.send.token = token;
                 socket.send.slices.extend_from_slice(payload);
+                socket.ready.write = false;
                 return self.wait_for_room(id);
             }
             Err(Errno::AGAIN) => Ok(0),
@@ -143,36 +145,32 @@ impl<P: Poller> Readiness<P> {
         Ok(())
     }
 
-    /// What is in the socket's list waits for an event.
+    /// What the socket keeps waits for an event.
     pub(super) fn wait_for_room(&mut self, id: SocketId) -> Result<(), Errno> {
-        let socket = self.sockets.open_mut(id).ok_or(Errno::BADF)?;
-        socket.send.waits = true;
-        socket.ready.write = false;
         let watched = self.watch(id, Interest::ReadWrite);
-        if let (Err(errno), Some(socket)) = (watched, self.sockets.open_mut(id)) {
+        let socket = self.sockets.open_mut(id).ok_or(Errno::BADF)?;
+        if watched.is_err() {
             socket.send.release();
+            socket.room = None;
             socket.busy.end(Operation::Send);
-            return Err(errno);
         }
-        Ok(())
+        watched
     }
 
-    /// Sends what waited for room, if there is some.
+    /// There is room, maybe: sends what waited for it.
     pub(super) fn try_send(&mut self, id: SocketId) {
         let Some(socket) = self.sockets.open_mut(id) else {
             return;
         };
         socket.ready.write = false;
+        if let Some(token) = socket.room.take() {
+            let result = Ok(0);
+            self.complete(id, Operation::Send, Completion::Sent { token, result });
+            return;
+        }
         self.counters.enters += 1;
-        let fd = socket.fd.as_fd();
         let send = &mut socket.send;
-        let result = if send.for_room {
-            Ok(0)
-        } else if send.packets.is_empty() {
-            self.outbox.send(fd, None, &send.slices, 0)
-        } else {
-            self.outbox.send_packets(fd, &send.slices, &send.packets)
-        };
+        let result = self.outbox.send(socket.fd.as_fd(), None, &send.slices, 0);
         if result == Err(Errno::AGAIN) {
             return;
         }
