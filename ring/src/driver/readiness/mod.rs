@@ -8,14 +8,14 @@
 //! [`Driver::wait`], and with them the mark that the socket has such an operation (`Busy`).
 //!
 //! **Receiving** is tried in `wait`. A socket is watched edge by edge, from its first receive on and until it
-//! is closed, and the driver keeps in mind what is ready ([`Ready`](socket::Ready)): an event sets the mark, a try that
-//! finds nothing, or less than it asked for, clears it. So in bulk a receive is one system call, and a lone
+//! is closed, and the driver keeps in mind what is ready (`Ready`): an event sets the mark, a try that finds
+//! nothing, or less than it asked for, clears it. So in bulk a receive is one system call, and a lone
 //! request's is one more, to wait. What came with the end or an error is tried until it is told, because no
 //! event will come again.
 //!
 //! **Fairness.** Sockets that are ready and wanted stand in a line, `runnable`. Each wait polls (without sleeping if
 //! somebody is in the line), reads some frames of each link and then goes once through the line: one receive
-//! each, at most [`BATCH_BYTES`] in all; who has more stands behind the others.
+//! each, at most `BATCH_BYTES` in all; who has more stands behind the others.
 //!
 //! **Buffers** are blank until a read has filled them, then lent as slices ([`FilledPool`]). A link or a
 //! `receive_from` that finds none is starved until some are back, which is looked for at each wait.
