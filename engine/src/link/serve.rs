@@ -82,7 +82,7 @@ pub(crate) fn serve(
                 runtime.spawn(async move { gate.take_in(url, socket, protocol).await });
             }
             Source::Tap(queue) => {
-                runtime.spawn(async move { gate.keep(url, Carrier::Tap(queue), "").await });
+                runtime.spawn(async move { gate.keep(url, Carrier::Tap(queue), None).await });
             }
         }
     }
@@ -116,16 +116,16 @@ impl Gate {
         match protocol {
             Protocol::Vpnkit => {
                 if let Some(member) = self.greet(&name, &socket).await {
-                    let about = format!(": {member}");
-                    self.keep_socket(name, socket, protocol, &about).await;
+                    self.keep_socket(name, socket, protocol, Some(&member))
+                        .await;
                 }
             }
             Protocol::Vfkit => {
                 self.connect_first(&name, &socket).await;
-                self.keep_socket(name, socket, protocol, "").await;
+                self.keep_socket(name, socket, protocol, None).await;
             }
             Protocol::Gvproxy | Protocol::Qemu | Protocol::Bess => {
-                self.keep_socket(name, socket, protocol, "").await;
+                self.keep_socket(name, socket, protocol, None).await;
             }
         }
     }
@@ -161,16 +161,16 @@ impl Gate {
         name: String,
         socket: Socket,
         protocol: Protocol,
-        about: &str,
+        member: Option<&Member>,
     ) {
         match socket.into_inner() {
-            Ok(socket) => self.keep(name, carrier(socket, protocol), about).await,
+            Ok(socket) => self.keep(name, carrier(socket, protocol), member).await,
             Err(error) => self.complaints.say(format_args!("{name}: closed: {error}")),
         }
     }
 
     /// Gives a guest to a core, and returns when it has gone.
-    async fn keep(&self, name: String, carrier: Carrier, about: &str) {
+    async fn keep(&self, name: String, carrier: Carrier, member: Option<&Member>) {
         let (gone, departure) = oneshot::channel();
         let attachment = Attachment {
             name: name.clone(),
@@ -187,7 +187,14 @@ impl Gate {
                 return self.complaints.say(format_args!("{name}: closed: {error}"));
             }
         };
-        tracing::info!("{name}: a guest is here{about}");
+        match member {
+            Some(member) => {
+                // Before anything else that runs on this thread, the guest's first message too.
+                self.services.dhcp().settle(member.mac(), port.0);
+                tracing::info!("{name}: a guest is here: {member}");
+            }
+            None => tracing::info!("{name}: a guest is here"),
+        }
         let departure = departure.await;
         let now = self.services.now();
         self.services.dhcp().on_departure(now, port.0);

@@ -49,6 +49,8 @@ pub enum Counter {
     DhcpNak,
     /// DHCP messages dropped because they break the protocol.
     DhcpMalformed,
+    /// DHCP messages without effect, because the address in them is a guest's behind another port.
+    DhcpForeign,
     /// DHCP clients left without an address because none was free.
     DhcpExhausted,
     /// Replies dropped because the core did not take them in time.
@@ -67,7 +69,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter, in the order of declaration.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::DnsQueries,
         Self::DnsAnswers,
         Self::DnsTcp,
@@ -89,6 +91,7 @@ impl Counter {
         Self::DhcpAck,
         Self::DhcpNak,
         Self::DhcpMalformed,
+        Self::DhcpForeign,
         Self::DhcpExhausted,
         Self::RepliesDropped,
         Self::RequestsMalformed,
@@ -122,6 +125,7 @@ impl Counter {
             Self::DhcpAck => "DHCP acknowledgements sent",
             Self::DhcpNak => "DHCP refusals sent",
             Self::DhcpMalformed => "malformed DHCP messages, dropped",
+            Self::DhcpForeign => "DHCP messages about the address of another guest",
             Self::DhcpExhausted => "DHCP clients without an address: none free",
             Self::RepliesDropped => "service replies dropped: the core was behind",
             Self::RequestsMalformed => "service requests that were none",
