@@ -343,7 +343,7 @@ fn a_resting_address_is_given_up_when_there_is_no_other() {
 #[test]
 fn a_client_s_name_is_good_for_as_long_as_its_lease() {
     let mut server = server(24);
-    let found = |server: &Server| server.names.find("web.tow.example", 1);
+    let found = |server: &Server| server.names.find("web.internal", 1);
     let named = |message: Message| with(message, &[DhcpOption::Hostname("Web".into())]);
     ask(&mut server, 0, &named(message(MessageType::Discover, MAC))).unwrap();
     assert_eq!(found(&server), None, "an offer is no lease");
