@@ -61,7 +61,7 @@ pub enum Counter {
     LinkHelloRefused,
     /// Guests closed because their hello was not complete in time.
     LinkHelloLate,
-    /// Guests closed at once because too many others had not said their hello yet.
+    /// Guests closed because many others came while they had not said their hello.
     LinkCrowded,
     /// Guests closed because there were as many as the engine takes.
     LinkRefused,
@@ -131,7 +131,7 @@ impl Counter {
             Self::RequestsMalformed => "service requests that were none",
             Self::LinkHelloRefused => "guests closed at a wrong or refused hello",
             Self::LinkHelloLate => "guests closed because their hello took too long",
-            Self::LinkCrowded => "guests closed: too many hellos under way",
+            Self::LinkCrowded => "guests closed: too many others came before their hello",
             Self::LinkRefused => "guests closed: no port for one more",
         }
     }
