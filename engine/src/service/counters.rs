@@ -53,6 +53,8 @@ pub enum Counter {
     DhcpForeign,
     /// DHCP clients left without an address because none was free.
     DhcpExhausted,
+    /// DHCP clients left without an address because others behind their port have all that one port may.
+    DhcpOverShare,
     /// Replies dropped because the core did not take them in time.
     RepliesDropped,
     /// Packets from cores that were no requests.
@@ -69,7 +71,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter, in the order of declaration.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::DnsQueries,
         Self::DnsAnswers,
         Self::DnsTcp,
@@ -93,6 +95,7 @@ impl Counter {
         Self::DhcpMalformed,
         Self::DhcpForeign,
         Self::DhcpExhausted,
+        Self::DhcpOverShare,
         Self::RepliesDropped,
         Self::RequestsMalformed,
         Self::LinkHelloRefused,
@@ -127,6 +130,7 @@ impl Counter {
             Self::DhcpMalformed => "malformed DHCP messages, dropped",
             Self::DhcpForeign => "DHCP messages about the address of another guest",
             Self::DhcpExhausted => "DHCP clients without an address: none free",
+            Self::DhcpOverShare => "DHCP clients without an address: too many behind their port",
             Self::RepliesDropped => "service replies dropped: the core was behind",
             Self::RequestsMalformed => "service requests that were none",
             Self::LinkHelloRefused => "guests closed at a wrong or refused hello",

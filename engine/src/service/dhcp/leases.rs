@@ -10,6 +10,10 @@
 //! client, with an address of its own, and has no say in this one's lease. Once a port is gone the identifier
 //! alone is remembered, and the guest may come again behind any port.
 //!
+//! Behind one port there may be a bridge with many machines, or one that makes clients up. So a port has
+//! [`PORT_SHARE`] addresses at most: offered, leased and declined. Its oldest offer makes room for its next
+//! client; leases don't. Only ports below `unshared` may have all: those of links that the engine began with.
+//!
 //! An address may be *held* for a hardware address: then that hardware gets it, whatever it calls itself,
 //! and nobody else does. Fixed leases are held, and the addresses that guests were told by other means; those
 //! are given behind the guest's own port only ([`Place`]). When such a guest has gone its address *rests*: it
@@ -29,6 +33,8 @@ use crate::config::Network;
 
 /// Addresses that the table remembers, at most.
 const LEASES_MAX: usize = 4096;
+/// Addresses that a port's clients may have at a time, those that are held included.
+const PORT_SHARE: usize = 64;
 
 /// What a client calls itself: the identifier that it gives itself, else its hardware address (RFC 2131
 /// §4.2).
@@ -127,6 +133,8 @@ impl Pool {
 #[derive(Debug)]
 pub(super) struct Leases {
     pool: Pool,
+    /// The ports below may have more than a share.
+    unshared: u16,
     entries: HashMap<u32, Entry>,
     clients: HashMap<Key, u32>,
     /// Held addresses; `holders` is the same from the other side.
@@ -178,11 +186,17 @@ impl Leases {
     pub(super) fn new(pool: Pool) -> Self {
         Self {
             pool,
+            unshared: 0,
             entries: HashMap::new(),
             clients: HashMap::new(),
             held: HashMap::new(),
             holders: HashMap::new(),
         }
+    }
+
+    /// The ports below `unshared` may have more than a share.
+    pub(super) fn spare(&mut self, unshared: u16) {
+        self.unshared = unshared;
     }
 
     /// Holds `address` for `hardware`, which must hold none; whether it could: it is an address for
@@ -304,6 +318,26 @@ impl Leases {
         let is_kept = |hold: &Hold| !matches!(hold.place, Place::Any) && !hold.is_given_at(port);
         self.entries.get(&address).is_some_and(is_used)
             || self.held.get(&address).is_some_and(is_kept)
+    }
+
+    /// Makes room for a client in its port's share, if there must be; whether there is.
+    pub(super) fn make_room(&mut self, now: Instant, client: &Client) -> bool {
+        let is_in_use = |entry: &&Entry| entry.port == Some(client.port) && entry.until > now;
+        let own = self.clients.get(&client.key());
+        let has_one = own.and_then(|address| self.entries.get(address));
+        if client.port < self.unshared
+            || has_one.filter(is_in_use).is_some()
+            || self.entries.values().filter(is_in_use).count() < PORT_SHARE
+        {
+            return true;
+        }
+        let offers = self.entries.iter();
+        let oldest = offers
+            .filter(|(_, entry)| is_in_use(entry) && entry.is_offer)
+            .min_by_key(|(address, entry)| (entry.until, **address))
+            .map(|(&address, _)| address);
+        // Forgotten, not only ended: the next client gets the same address, not one more.
+        oldest.and_then(|address| self.remove(address)).is_some()
     }
 
     /// Keeps an address for a client that has been offered it. A lease that it has stays.
@@ -518,7 +552,7 @@ mod tests {
     use proptest::prelude::*;
     use towpath_stack::Instant;
 
-    use super::{Client, Identity, LEASES_MAX, Leases, Place, Pool};
+    use super::{Client, Identity, LEASES_MAX, Leases, PORT_SHARE, Place, Pool};
     use crate::config::Network;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -605,6 +639,51 @@ mod tests {
         assert!(lease(&mut table, late, n).is_some());
         assert_eq!(table.entries.len(), LEASES_MAX);
         assert_eq!(table.clients.len(), LEASES_MAX);
+    }
+
+    #[test]
+    fn a_port_has_a_share_and_its_oldest_offer_makes_room() {
+        const SHARE: u16 = PORT_SHARE as u16;
+        let mut table = leases([10, 0, 0, 0], 16);
+        let offer = |table: &mut Leases, secs, n, port| {
+            let client = client_at(n, port);
+            table.make_room(at(secs), &client).then(|| {
+                let address = table.choose(at(secs), &client, None).unwrap();
+                table.offer(at(secs), &client, address, HOUR);
+                address
+            })
+        };
+        for n in 0..1000 {
+            assert!(offer(&mut table, u64::from(n), n, 1).is_some());
+        }
+        assert_eq!(table.entries.len(), PORT_SHARE, "and no more were used");
+        let last = offer(&mut table, 1000, 999, 1).unwrap();
+        assert_eq!(table.address_of(&client_at(999, 1)), Some(last.into()));
+        assert!(
+            table.may_have(at(1000), &client_at(999, 1), last),
+            "the newest stays"
+        );
+
+        for n in 0..SHARE {
+            let client = client_at(n, 1);
+            let address = offer(&mut table, 1001, n, 1).unwrap();
+            table.bind(at(1001), &client, address, HOUR);
+        }
+        assert_eq!(offer(&mut table, 1002, SHARE, 1), None, "leases stay");
+        assert!(offer(&mut table, 1002, 0, 1).is_some(), "it has one");
+        assert!(offer(&mut table, 1002, 0, 2).is_some(), "another's share");
+        // What is declined is not used up beside the share.
+        let declined = table.address_of(&client_at(0, 1)).unwrap().into();
+        assert!(table.decline(at(1003), &client_at(0, 1), declined, HOUR));
+        assert_eq!(offer(&mut table, 1003, 0, 1), None);
+        table.end_port(at(1004), 1);
+        assert!(table.may_have(at(1004), &client(9), declined));
+        assert!(offer(&mut table, 1004, 0, 1).is_some());
+
+        table.spare(1);
+        for n in 0..2 * SHARE {
+            assert!(offer(&mut table, 1004, n, 0).is_some(), "no share here");
+        }
     }
 
     proptest! {

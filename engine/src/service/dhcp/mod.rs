@@ -89,6 +89,12 @@ impl Server {
         }
     }
 
+    /// The ports below `unshared` are of links that the engine began with: their clients may have all
+    /// addresses, while those behind any other port have a share.
+    pub(crate) fn spare(&mut self, unshared: u16) {
+        self.leases.spare(unshared);
+    }
+
     /// Whether `address` is one that guests may have.
     pub(crate) fn is_for_guests(&self, address: Ipv4Addr) -> bool {
         self.pool.contains(address)
@@ -210,6 +216,10 @@ impl Server {
         client: &Client,
         message: &ClientMessage,
     ) -> Option<Reply> {
+        if !self.leases.make_room(now, client) {
+            self.counters.add(Counter::DhcpOverShare);
+            return None;
+        }
         let address = loop {
             let found = self.leases.choose(now, client, message.requested);
             if let Some(address) = found {
@@ -260,6 +270,10 @@ impl Server {
         };
         if !self.leases.may_have(now, client, address) {
             self.count_if_foreign(now, client, address);
+            return Some(Reply::Nak);
+        }
+        if !self.leases.make_room(now, client) {
+            self.counters.add(Counter::DhcpOverShare);
             return Some(Reply::Nak);
         }
         let lease = self.lease_for(message);

@@ -639,6 +639,29 @@ fn a_kept_address_is_given_behind_its_guest_s_port_alone() {
 }
 
 #[test]
+fn who_makes_clients_up_does_not_use_all_addresses_up() {
+    let mut server = server(24);
+    for n in 0..64 {
+        let made_up = [2, 9, 9, 9, 9, n];
+        let discover = message(MessageType::Discover, made_up);
+        let (_, address) = ask_at(&mut server, 0, 1, &discover).unwrap();
+        let ack = ask_at(&mut server, 0, 1, &select(made_up, address));
+        assert_eq!(ack, Some((MessageType::Ack, address)));
+    }
+    for n in 64..=255 {
+        let made_up = [2, 9, 9, 9, 9, n];
+        let discover = message(MessageType::Discover, made_up);
+        let rapid = with(discover.clone(), &[DhcpOption::RapidCommit]);
+        let nak = Some((MessageType::Nak, NONE));
+        assert_eq!(ask_at(&mut server, 0, 1, &discover), None);
+        assert_eq!(ask_at(&mut server, 0, 1, &rapid), None);
+        assert_eq!(ask_at(&mut server, 0, 1, &reboot(made_up, ip(200))), nak);
+    }
+    assert_eq!(count(&server, Counter::DhcpOverShare), 3 * 192);
+    assert_eq!(lease(&mut server, 0, OTHER), Some(ip(68)), "another port");
+}
+
+#[test]
 fn inform_gives_settings_without_a_lease() {
     let mut server = server(24);
     let mut inform = message(MessageType::Inform, MAC);
