@@ -11,6 +11,7 @@ mod serve;
 mod socket;
 mod socket_file;
 mod stdio;
+mod strangers;
 mod url;
 mod uuids;
 mod vfkit;

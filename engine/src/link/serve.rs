@@ -3,7 +3,7 @@
 //!
 //! Each guest has one task from its first byte to its end. Until its hello is complete it is a stranger:
 //! there may be [`STRANGERS_MAX`] of them, each for [`HELLO_TIME`] and with the few bytes of its hello;
-//! who comes beyond that is closed. A guest that is closed leaves one line in the log; no other notices.
+//! for who comes beyond that the oldest is closed. A guest that is closed leaves one line in the log; no other notices.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::complaints::Complaints;
 use super::listener::{Listener, Source, carrier};
 use super::socket::Socket;
+use super::strangers::Strangers;
 use super::url::Protocol;
 use super::uuids::{Member, Uuids};
 use super::{Attacher, Attachment, Carrier, Departure, vpnkit};
@@ -25,7 +26,7 @@ use crate::service::channel::Services;
 use crate::service::counters::Counter;
 
 /// Guests whose hello is not complete, at most.
-const STRANGERS_MAX: usize = 64;
+const STRANGERS_MAX: usize = 256;
 /// How long a hello may take.
 const HELLO_TIME: Duration = Duration::from_secs(10);
 /// How long to wait when a guest can't be accepted: out of descriptors, most likely.
@@ -54,7 +55,7 @@ pub(crate) fn serve(
         services: Arc::clone(services),
         uuids: Arc::clone(uuids),
         mtu,
-        strangers: Semaphore::new(STRANGERS_MAX),
+        strangers: Strangers::new(STRANGERS_MAX),
         complaints: Complaints::new(),
         _open: open,
     });
@@ -82,7 +83,7 @@ pub(crate) fn serve(
                 runtime.spawn(async move { gate.take_in(url, socket, protocol).await });
             }
             Source::Tap(queue) => {
-                runtime.spawn(async move { gate.keep(url, Carrier::Tap(queue), "").await });
+                runtime.spawn(async move { gate.keep(url, Carrier::Tap(queue), None).await });
             }
         }
     }
@@ -95,7 +96,7 @@ pub(super) struct Gate {
     services: Arc<Services>,
     uuids: Arc<Uuids>,
     mtu: u16,
-    strangers: Semaphore,
+    strangers: Strangers,
     pub(super) complaints: Complaints,
     /// Closed with the last task.
     _open: OwnedFd,
@@ -116,30 +117,35 @@ impl Gate {
         match protocol {
             Protocol::Vpnkit => {
                 if let Some(member) = self.greet(&name, &socket).await {
-                    let about = format!(": {member}");
-                    self.keep_socket(name, socket, protocol, &about).await;
+                    self.keep_socket(name, socket, protocol, Some(&member))
+                        .await;
                 }
             }
             Protocol::Vfkit => {
                 self.connect_first(&name, &socket).await;
-                self.keep_socket(name, socket, protocol, "").await;
+                self.keep_socket(name, socket, protocol, None).await;
             }
             Protocol::Gvproxy | Protocol::Qemu | Protocol::Bess => {
-                self.keep_socket(name, socket, protocol, "").await;
+                self.keep_socket(name, socket, protocol, None).await;
             }
         }
     }
 
-    /// Does the hello with a stranger, if there is a place for one.
+    /// Does the hello with a stranger, unless so many come that its place is needed.
     async fn greet(&self, name: &str, socket: &Socket) -> Option<Member> {
-        let Ok(_place) = self.strangers.try_acquire() else {
-            self.services.counters.add(Counter::LinkCrowded);
-            self.complaints.say(format_args!(
-                "{name}: closed: {STRANGERS_MAX} others have not said their hello yet"
-            ));
-            return None;
+        let mut place = self.strangers.enter();
+        let hello = timeout(HELLO_TIME, vpnkit::welcome(socket, &self.uuids, self.mtu));
+        let outcome = tokio::select! {
+            outcome = hello => outcome,
+            () = place.lost() => {
+                self.services.counters.add(Counter::LinkCrowded);
+                self.complaints.say(format_args!(
+                    "{name}: closed: {STRANGERS_MAX} others came while it had not said its hello"
+                ));
+                return None;
+            }
         };
-        match timeout(HELLO_TIME, vpnkit::welcome(socket, &self.uuids, self.mtu)).await {
+        match outcome {
             Ok(Ok(member)) => return Some(member),
             Ok(Err(error)) => {
                 self.services.counters.add(Counter::LinkHelloRefused);
@@ -161,16 +167,16 @@ impl Gate {
         name: String,
         socket: Socket,
         protocol: Protocol,
-        about: &str,
+        member: Option<&Member>,
     ) {
         match socket.into_inner() {
-            Ok(socket) => self.keep(name, carrier(socket, protocol), about).await,
+            Ok(socket) => self.keep(name, carrier(socket, protocol), member).await,
             Err(error) => self.complaints.say(format_args!("{name}: closed: {error}")),
         }
     }
 
     /// Gives a guest to a core, and returns when it has gone.
-    async fn keep(&self, name: String, carrier: Carrier, about: &str) {
+    async fn keep(&self, name: String, carrier: Carrier, member: Option<&Member>) {
         let (gone, departure) = oneshot::channel();
         let attachment = Attachment {
             name: name.clone(),
@@ -187,7 +193,14 @@ impl Gate {
                 return self.complaints.say(format_args!("{name}: closed: {error}"));
             }
         };
-        tracing::info!("{name}: a guest is here{about}");
+        match member {
+            Some(member) => {
+                // Before anything else that runs on this thread, the guest's first message too.
+                self.services.dhcp().settle(member.mac(), port.0);
+                tracing::info!("{name}: a guest is here: {member}");
+            }
+            None => tracing::info!("{name}: a guest is here"),
+        }
         let departure = departure.await;
         let now = self.services.now();
         self.services.dhcp().on_departure(now, port.0);

@@ -38,7 +38,9 @@ impl Gate {
             let name = format!("{url}#{number}");
             self.connect_first(&name, &socket).await;
             let gate = Arc::clone(&self);
-            tokio::spawn(async move { gate.keep_socket(name, socket, Protocol::Vfkit, "").await });
+            tokio::spawn(
+                async move { gate.keep_socket(name, socket, Protocol::Vfkit, None).await },
+            );
             match self.next_socket(url, &mut file).await {
                 Some(next) => socket = next,
                 None => return,

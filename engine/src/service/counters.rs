@@ -49,8 +49,12 @@ pub enum Counter {
     DhcpNak,
     /// DHCP messages dropped because they break the protocol.
     DhcpMalformed,
+    /// DHCP messages without effect, because the address in them is a guest's behind another port.
+    DhcpForeign,
     /// DHCP clients left without an address because none was free.
     DhcpExhausted,
+    /// DHCP clients left without an address because others behind their port have all that one port may.
+    DhcpOverShare,
     /// Replies dropped because the core did not take them in time.
     RepliesDropped,
     /// Packets from cores that were no requests.
@@ -59,7 +63,7 @@ pub enum Counter {
     LinkHelloRefused,
     /// Guests closed because their hello was not complete in time.
     LinkHelloLate,
-    /// Guests closed at once because too many others had not said their hello yet.
+    /// Guests closed because many others came while they had not said their hello.
     LinkCrowded,
     /// Guests closed because there were as many as the engine takes.
     LinkRefused,
@@ -67,7 +71,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter, in the order of declaration.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::DnsQueries,
         Self::DnsAnswers,
         Self::DnsTcp,
@@ -89,7 +93,9 @@ impl Counter {
         Self::DhcpAck,
         Self::DhcpNak,
         Self::DhcpMalformed,
+        Self::DhcpForeign,
         Self::DhcpExhausted,
+        Self::DhcpOverShare,
         Self::RepliesDropped,
         Self::RequestsMalformed,
         Self::LinkHelloRefused,
@@ -122,12 +128,14 @@ impl Counter {
             Self::DhcpAck => "DHCP acknowledgements sent",
             Self::DhcpNak => "DHCP refusals sent",
             Self::DhcpMalformed => "malformed DHCP messages, dropped",
+            Self::DhcpForeign => "DHCP messages about the address of another guest",
             Self::DhcpExhausted => "DHCP clients without an address: none free",
+            Self::DhcpOverShare => "DHCP clients without an address: too many behind their port",
             Self::RepliesDropped => "service replies dropped: the core was behind",
             Self::RequestsMalformed => "service requests that were none",
             Self::LinkHelloRefused => "guests closed at a wrong or refused hello",
             Self::LinkHelloLate => "guests closed because their hello took too long",
-            Self::LinkCrowded => "guests closed: too many hellos under way",
+            Self::LinkCrowded => "guests closed: too many others came before their hello",
             Self::LinkRefused => "guests closed: no port for one more",
         }
     }

@@ -1,8 +1,10 @@
 //! Names on the segment: `host.internal`, `gateway.internal`, and those of guests.
 //!
 //! A guest's name comes with a fixed lease, or from the guest itself, in its DHCP requests. It is good for
-//! as long as the lease, and until then nobody else's: who comes first has it. Others look it up alone, in
-//! the segment's domain or in `internal`; IPv4 addresses lead back to it. These names are ours, so what
+//! as long as the lease, and until then nobody else's: who comes first has it. Others look it up alone or in
+//! `internal`, which exists nowhere else; IPv4 addresses lead back to it. The name of a fixed lease is found
+//! in the segment's domain too, for it is the operator who gave it. What guests call themselves is not: the
+//! domain may have real hosts, and any guest could take the place of one. These names are ours, so what
 //! they have no record of is answered with nothing, not passed on. All other names are: also those in the
 //! same domains, which may exist elsewhere.
 
@@ -49,8 +51,25 @@ struct Table {
 #[derive(Clone, Copy, Debug)]
 struct Named {
     address: Ipv4Addr,
-    /// `None`: for ever.
+    /// `None`: for ever, by a fixed lease.
     until: Option<Instant>,
+}
+
+impl Named {
+    fn is_fixed(&self) -> bool {
+        self.until.is_none()
+    }
+}
+
+/// What a name was looked up in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Domain {
+    /// Alone.
+    None,
+    /// `internal`.
+    Internal,
+    /// The segment's own.
+    Own,
 }
 
 /// What there is of the kind that was asked for.
@@ -124,21 +143,18 @@ impl Names {
     }
 
     fn address_of(&self, now: Instant, name: &str) -> Option<Ipv4Addr> {
-        let (host, is_internal) = self.host_part(name);
+        let (host, domain) = match name.split_once('.') {
+            Some((host, INTERNAL)) => (host, Domain::Internal),
+            Some((host, domain)) if self.domain.as_deref() == Some(domain) => (host, Domain::Own),
+            _ => (name, Domain::None),
+        };
         match host {
-            "gateway" if is_internal => Some(self.gateway),
-            "host" if is_internal => Some(self.host),
-            _ => self.lock().address_of(now, &host.parse().ok()?),
+            "gateway" if domain == Domain::Internal => return Some(self.gateway),
+            "host" if domain == Domain::Internal => return Some(self.host),
+            _ => {}
         }
-    }
-
-    /// The name without a domain of ours, and whether that was `internal`.
-    fn host_part<'a>(&self, name: &'a str) -> (&'a str, bool) {
-        match name.split_once('.') {
-            Some((host, INTERNAL)) => (host, true),
-            Some((host, domain)) if self.domain.as_deref() == Some(domain) => (host, false),
-            _ => (name, false),
-        }
+        let named = self.lock().find(now, &host.parse().ok()?)?;
+        (domain != Domain::Own || named.is_fixed()).then_some(named.address)
     }
 
     /// `reversed` is an address from its last byte to its first, each with a dot behind.
@@ -154,8 +170,9 @@ impl Names {
         }
         let table = self.lock();
         let name = table.names.get(&address)?;
-        table.address_of(now, name)?;
-        let domain = self.domain.as_deref().unwrap_or(INTERNAL);
+        let is_fixed = table.find(now, name)?.is_fixed();
+        let domain = self.domain.as_deref().filter(|_| is_fixed);
+        let domain = domain.unwrap_or(INTERNAL);
         Some(format!("{name}.{domain}"))
     }
 
@@ -166,12 +183,9 @@ impl Names {
 }
 
 impl Table {
-    fn address_of(&self, now: Instant, name: &HostName) -> Option<Ipv4Addr> {
-        let named = self.addresses.get(name)?;
-        named
-            .until
-            .is_none_or(|until| until > now)
-            .then_some(named.address)
+    fn find(&self, now: Instant, name: &HostName) -> Option<Named> {
+        let named = self.addresses.get(name).copied();
+        named.filter(|named| named.until.is_none_or(|until| until > now))
     }
 
     fn is_fixed(&self, address: Ipv4Addr) -> bool {
@@ -179,7 +193,7 @@ impl Table {
             .names
             .get(&address)
             .and_then(|name| self.addresses.get(name));
-        named.is_some_and(|named| named.until.is_none())
+        named.is_some_and(Named::is_fixed)
     }
 
     fn put(&mut self, name: HostName, address: Ipv4Addr, until: Option<Instant>) {
@@ -298,15 +312,17 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_found_in_every_domain_of_ours() {
+    fn a_name_is_found_alone_and_in_domains_of_ours() {
         let names = names(Some("Tow.Example."));
         names.claim(at(0), name("Web-1"), ip(5), at(3600));
-        for text in ["web-1", "WEB-1", "web-1.internal", "web-1.tow.example"] {
+        for text in ["web-1", "WEB-1", "web-1.internal", "Web-1.INTERNAL"] {
             assert_eq!(names.find(text, A), Some(Record::A(ip(5))), "{text}");
             assert_eq!(names.find(text, ANY), Some(Record::A(ip(5))));
             assert_eq!(names.find(text, 28), Some(Record::None), "AAAA of {text}");
         }
-        assert_eq!(names.find("db.internal", A), Some(Record::A(ip(9))));
+        for text in ["db", "db.internal", "db.tow.example"] {
+            assert_eq!(names.find(text, A), Some(Record::A(ip(9))), "{text}");
+        }
         assert_eq!(names.find("gateway.internal", A), Some(Record::A(ip(1))));
         assert_eq!(names.find("host.internal", 28), Some(Record::None));
         for text in [
@@ -314,6 +330,7 @@ mod tests {
             "web-2",
             "host",
             "gateway.tow.example",
+            "web-1.tow.example",
             "web-1.example",
             "x.web-1.internal",
             "web-1.internal.internal",
@@ -322,7 +339,8 @@ mod tests {
             assert_eq!(names.find(text, A), None, "{text}");
         }
         let reverse = |host: u8| names.find(&format!("{host}.2.0.10.IN-ADDR.arpa"), PTR);
-        assert_eq!(reverse(5), Some(Record::Ptr("web-1.tow.example".into())));
+        assert_eq!(reverse(5), Some(Record::Ptr("web-1.internal".into())));
+        assert_eq!(reverse(9), Some(Record::Ptr("db.tow.example".into())));
         assert_eq!(reverse(2), Some(Record::Ptr("host.internal".into())));
         assert_eq!(reverse(6), None);
         assert_eq!(names.find("5.2.0.10.in-addr.arpa", A), Some(Record::None));

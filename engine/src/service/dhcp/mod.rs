@@ -21,12 +21,12 @@ use std::time::Duration;
 use towpath_stack::Instant;
 use towpath_stack::wire::ethernet::MacAddress;
 
-use self::leases::{Client, Leases, Pool};
+use self::leases::{Client, Leases, Place, Pool};
 use self::message::{ClientMessage, Kind};
 use self::reply::{Offer, Writer};
 use super::counters::{Counter, Counters};
 use super::names::Names;
-use crate::config::{FixedLease, Network};
+use crate::config::{FixedLease, Holder, Network};
 
 /// How long an offered address is kept for the client.
 const OFFER_TIME: Duration = Duration::from_secs(60);
@@ -70,7 +70,11 @@ impl Server {
         let pool = Pool::of(network);
         let mut leases = Leases::new(pool);
         for lease in fixed {
-            if !leases.hold(Instant::ZERO, lease.mac().0, lease.address) {
+            let place = match lease.holder {
+                Holder::Mac(_) => Place::Any,
+                Holder::Uuid(_) => Place::Nowhere,
+            };
+            if !leases.hold(Instant::ZERO, lease.mac().0, lease.address, place) {
                 tracing::warn!("{} can't be kept for a guest", lease.address);
             }
         }
@@ -85,14 +89,27 @@ impl Server {
         }
     }
 
+    /// The ports below `unshared` are of links that the engine began with: their clients may have all
+    /// addresses, while those behind any other port have a share.
+    pub(crate) fn spare(&mut self, unshared: u16) {
+        self.leases.spare(unshared);
+    }
+
     /// Whether `address` is one that guests may have.
     pub(crate) fn is_for_guests(&self, address: Ipv4Addr) -> bool {
         self.pool.contains(address)
     }
 
-    /// Keeps `address` for `mac`, which has none yet; whether it was free.
+    /// Keeps `address` for `mac`, which has none yet; whether it was free. It is given by DHCP once the
+    /// guest has a port ([`Self::settle`]).
     pub(crate) fn hold(&mut self, now: Instant, mac: MacAddress, address: Ipv4Addr) -> bool {
-        self.leases.hold(now, mac.0, address)
+        self.leases.hold(now, mac.0, address, Place::Nowhere)
+    }
+
+    /// The guest that an address is kept for, with `mac`, is behind `port`: it gets it there, and nobody
+    /// gets it behind another, until the port is gone.
+    pub(crate) fn settle(&mut self, mac: MacAddress, port: u16) {
+        self.leases.settle(mac.0, port);
     }
 
     /// Gives back what is kept for `mac`.
@@ -160,12 +177,25 @@ impl Server {
             self.counters.add(Counter::DhcpMalformed);
             return None;
         }
+        let client = Client::of(&message, port);
         let (counter, reply) = match message.kind {
-            Kind::Discover => (Counter::DhcpDiscover, self.on_discover(now, port, &message)),
-            Kind::Request => (Counter::DhcpRequest, self.on_request(now, port, &message)),
+            Kind::Discover => (
+                Counter::DhcpDiscover,
+                self.on_discover(now, &client, &message),
+            ),
+            Kind::Request => (
+                Counter::DhcpRequest,
+                self.on_request(now, &client, &message),
+            ),
             Kind::Inform => (Counter::DhcpInform, self.on_inform(&message)),
-            Kind::Decline => (Counter::DhcpDecline, self.on_decline(now, &message)),
-            Kind::Release => (Counter::DhcpRelease, self.on_release(now, &message)),
+            Kind::Decline => (
+                Counter::DhcpDecline,
+                self.on_decline(now, &client, &message),
+            ),
+            Kind::Release => (
+                Counter::DhcpRelease,
+                self.on_release(now, &client, &message),
+            ),
         };
         self.counters.add(counter);
         let reply = reply?;
@@ -180,12 +210,18 @@ impl Server {
     }
 
     /// RFC 2131 §4.3.1; with rapid commit the offer is the lease (RFC 4039 §3.1).
-    fn on_discover(&mut self, now: Instant, port: u16, message: &ClientMessage) -> Option<Reply> {
-        let client = Client::of(message);
+    fn on_discover(
+        &mut self,
+        now: Instant,
+        client: &Client,
+        message: &ClientMessage,
+    ) -> Option<Reply> {
+        if !self.leases.make_room(now, client) {
+            self.counters.add(Counter::DhcpOverShare);
+            return None;
+        }
         let address = loop {
-            let found = self
-                .leases
-                .choose(now, &client, message.hardware, message.requested);
+            let found = self.leases.choose(now, client, message.requested);
             if let Some(address) = found {
                 break address;
             }
@@ -196,14 +232,14 @@ impl Server {
         };
         let lease = self.lease_for(message);
         if message.rapid_commit {
-            self.bind(now, port, message, address, lease);
+            self.bind(now, client, message, address, lease);
             return Some(Reply::Ack(Offer {
                 address,
                 lease,
                 rapid_commit: true,
             }));
         }
-        self.leases.offer(now, client, port, address, OFFER_TIME);
+        self.leases.offer(now, client, address, OFFER_TIME);
         Some(Reply::Offer(Offer {
             address,
             lease,
@@ -212,12 +248,16 @@ impl Server {
     }
 
     /// RFC 2131 §4.3.2: which state the client is in shows in what it has filled in.
-    fn on_request(&mut self, now: Instant, port: u16, message: &ClientMessage) -> Option<Reply> {
-        let client = Client::of(message);
+    fn on_request(
+        &mut self,
+        now: Instant,
+        client: &Client,
+        message: &ClientMessage,
+    ) -> Option<Reply> {
         let address = match (message.server, message.requested) {
             // SELECTING, and another server was chosen: its offer stands, ours is void.
             (Some(server), _) if server != self.gateway => {
-                self.leases.withdraw(now, &client);
+                self.leases.withdraw(now, client);
                 return None;
             }
             // SELECTING ours, or INIT-REBOOT.
@@ -228,14 +268,16 @@ impl Server {
             (_, Some(requested)) if requested == message.address => requested,
             _ => return self.malformed(),
         };
-        if !self
-            .leases
-            .may_have(now, &client, message.hardware, address)
-        {
+        if !self.leases.may_have(now, client, address) {
+            self.count_if_foreign(now, client, address);
+            return Some(Reply::Nak);
+        }
+        if !self.leases.make_room(now, client) {
+            self.counters.add(Counter::DhcpOverShare);
             return Some(Reply::Nak);
         }
         let lease = self.lease_for(message);
-        self.bind(now, port, message, address, lease);
+        self.bind(now, client, message, address, lease);
         Some(Reply::Ack(Offer {
             address,
             lease,
@@ -253,46 +295,62 @@ impl Server {
     }
 
     /// RFC 2131 §4.3.3: someone else has the address, who did not get it from here.
-    fn on_decline(&mut self, now: Instant, message: &ClientMessage) -> Option<Reply> {
+    fn on_decline(
+        &mut self,
+        now: Instant,
+        client: &Client,
+        message: &ClientMessage,
+    ) -> Option<Reply> {
         if message.server.is_some_and(|server| server != self.gateway) {
             return None;
         }
         let Some(address) = message.requested else {
             return self.malformed();
         };
-        if self
-            .leases
-            .decline(now, &Client::of(message), address, DECLINE_TIME)
-        {
+        if self.leases.decline(now, client, address, DECLINE_TIME) {
             self.names.release(address);
             tracing::info!("a guest declined {address}: another host uses it");
+        } else {
+            self.count_if_foreign(now, client, address);
         }
         None
     }
 
     /// RFC 2131 §4.3.4: the address is free, but remembered for this client.
-    fn on_release(&mut self, now: Instant, message: &ClientMessage) -> Option<Reply> {
-        if message.server.is_none_or(|server| server == self.gateway)
-            && self
-                .leases
-                .release(now, &Client::of(message), message.address)
-        {
+    fn on_release(
+        &mut self,
+        now: Instant,
+        client: &Client,
+        message: &ClientMessage,
+    ) -> Option<Reply> {
+        if message.server.is_some_and(|server| server != self.gateway) {
+            return None;
+        }
+        if self.leases.release(now, client, message.address) {
             self.names.release(message.address);
+        } else {
+            self.count_if_foreign(now, client, message.address);
         }
         None
+    }
+
+    /// Counts what a client was refused because the address is a guest's behind another port.
+    fn count_if_foreign(&self, now: Instant, client: &Client, address: Ipv4Addr) {
+        if self.leases.is_elsewhere(now, client.port(), address) {
+            self.counters.add(Counter::DhcpForeign);
+        }
     }
 
     /// Leases an address, and with it the name that the client gives itself.
     fn bind(
         &mut self,
         now: Instant,
-        port: u16,
+        client: &Client,
         message: &ClientMessage,
         address: Ipv4Addr,
         lease: Duration,
     ) {
-        self.leases
-            .bind(now, Client::of(message), port, address, lease);
+        self.leases.bind(now, client, address, lease);
         if let Some(name) = &message.host_name {
             self.names.claim(now, name.clone(), address, now + lease);
         }

@@ -108,6 +108,19 @@ fn ask_raw(server: &mut Server, now: Instant, message: &Message) -> Option<Answe
     server.on_message(now, mac[5].into(), mac, &encoded(message))
 }
 
+/// The same from behind any port; what kind of answer comes, and with which address.
+fn ask_at(
+    server: &mut Server,
+    now: u64,
+    port: u16,
+    message: &Message,
+) -> Option<(MessageType, Ipv4Addr)> {
+    let mac: [u8; 6] = message.chaddr().try_into().unwrap();
+    let answer = server.on_message(at(now), port, mac, &encoded(message))?;
+    let reply = Message::decode(&mut Decoder::new(&answer.message)).unwrap();
+    Some((reply.opts().msg_type()?, reply.yiaddr()))
+}
+
 /// The answer's message, and where it goes.
 fn ask(server: &mut Server, now: u64, message: &Message) -> Option<(Message, Option<Ipv4Addr>)> {
     let answer = ask_raw(server, at(now), message)?;
@@ -240,8 +253,8 @@ fn a_client_identifier_is_an_identity() {
         Some(&id[0]),
         "RFC 6842"
     );
-    let (again, _) = ask(&mut server, 0, &discover(OTHER)).unwrap();
-    assert_eq!(offer.yiaddr(), again.yiaddr());
+    let again = ask_at(&mut server, 0, MAC[5].into(), &discover(OTHER));
+    assert_eq!(again, Some((MessageType::Offer, offer.yiaddr())));
     let (other, _) = ask(&mut server, 0, &message(MessageType::Discover, MAC)).unwrap();
     assert_ne!(offer.yiaddr(), other.yiaddr());
 }
@@ -280,6 +293,7 @@ fn a_kept_address_is_the_only_one_for_its_holder() {
     assert_eq!(server.find_free(at(0)), Some(ip(5)));
     assert!(server.hold(at(0), mac, ip(5)));
     assert!(!server.hold(at(0), mac, ip(6)), "one is enough");
+    server.settle(mac, mac.0[5].into());
 
     assert_eq!(
         kind(&ask(&mut server, 0, &reboot(mac.0, ip(6)))),
@@ -329,7 +343,7 @@ fn a_resting_address_is_given_up_when_there_is_no_other() {
 #[test]
 fn a_client_s_name_is_good_for_as_long_as_its_lease() {
     let mut server = server(24);
-    let found = |server: &Server| server.names.find("web.tow.example", 1);
+    let found = |server: &Server| server.names.find("web.internal", 1);
     let named = |message: Message| with(message, &[DhcpOption::Hostname("Web".into())]);
     ask(&mut server, 0, &named(message(MessageType::Discover, MAC))).unwrap();
     assert_eq!(found(&server), None, "an offer is no lease");
@@ -352,6 +366,7 @@ fn a_client_s_name_is_good_for_as_long_as_its_lease() {
 
     let mac = Network::mac_of(ip(7));
     assert!(server.hold(at(0), mac, ip(7)));
+    server.settle(mac, mac.0[5].into());
     let call = [DhcpOption::Hostname("vm".into())];
     ask(&mut server, 0, &with(select(mac.0, ip(7)), &call)).unwrap();
     assert_eq!(server.names.find("vm", 1), Some(Record::A(ip(7))));
@@ -538,6 +553,112 @@ fn addresses_and_names_of_a_port_that_is_gone_are_free_but_remembered() {
         Some(ip(4)),
         "nobody else's"
     );
+}
+
+#[test]
+fn a_client_s_lease_can_t_be_taken_from_behind_another_port() {
+    let mut server = server(24);
+    let call = DhcpOption::Hostname("vm".into());
+    let victim = |message| {
+        let id = DhcpOption::ClientIdentifier(vec![255, 1, 2, 3]);
+        with(message, &[id, call.clone()])
+    };
+    let discover = victim(message(MessageType::Discover, MAC));
+    let request = victim(select(MAC, ip(4)));
+    let mut release = victim(message(MessageType::Release, MAC));
+    release.set_ciaddr(ip(4));
+    let decline = victim(with(
+        message(MessageType::Decline, MAC),
+        &[DhcpOption::RequestedIpAddress(ip(4))],
+    ));
+    let ack = |address| Some((MessageType::Ack, address));
+    let offer = |address| Some((MessageType::Offer, address));
+    let nak = Some((MessageType::Nak, NONE));
+
+    assert_eq!(ask_at(&mut server, 0, 1, &discover), offer(ip(4)));
+    assert_eq!(
+        ask_at(&mut server, 0, 2, &request),
+        nak,
+        "offered to another"
+    );
+    assert_eq!(ask_at(&mut server, 0, 1, &request), ack(ip(4)));
+    // Port 2 says the same as port 1, byte for byte.
+    assert_eq!(ask_at(&mut server, 1, 2, &release), None);
+    assert_eq!(ask_at(&mut server, 1, 2, &decline), None);
+    assert_eq!(ask_at(&mut server, 1, 2, &request), nak);
+    assert_eq!(count(&server, Counter::DhcpForeign), 4);
+    assert_eq!(
+        ask_at(&mut server, 1, 2, &discover),
+        offer(ip(5)),
+        "another client, as that of a copied machine"
+    );
+    let own = victim(select(MAC, ip(5)));
+    assert_eq!(ask_at(&mut server, 1, 2, &own), ack(ip(5)));
+    assert_eq!(server.names.find("vm", 1), Some(Record::A(ip(4))));
+    server.on_departure(at(2), 2);
+    assert_eq!(ask_at(&mut server, 3, 1, &request), ack(ip(4)), "renewed");
+    assert_eq!(server.names.find("vm", 1), Some(Record::A(ip(4))));
+
+    // Behind whichever port it comes again, once the old one is gone.
+    server.on_departure(at(4), 1);
+    assert_eq!(ask_at(&mut server, 5, 9, &discover), offer(ip(4)));
+    assert_eq!(ask_at(&mut server, 5, 9, &request), ack(ip(4)));
+    assert_eq!(ask_at(&mut server, 6, 9, &release), None);
+    assert_eq!(ask_at(&mut server, 6, 1, &request), ack(ip(4)), "released");
+}
+
+#[test]
+fn a_kept_address_is_given_behind_its_guest_s_port_alone() {
+    let mut server = server(24);
+    let told = Network::mac_of(ip(9));
+    let request = select(told.0, ip(9));
+    let ack = Some((MessageType::Ack, ip(9)));
+    let nak = Some((MessageType::Nak, NONE));
+    assert!(server.hold(at(0), told, ip(9)));
+    assert_eq!(ask_at(&mut server, 0, 2, &request), nak, "not here yet");
+    server.settle(told, 1);
+    assert_eq!(ask_at(&mut server, 0, 2, &request), nak);
+    assert_eq!(count(&server, Counter::DhcpForeign), 2);
+    assert_eq!(ask_at(&mut server, 0, 1, &request), ack);
+    server.on_departure(at(1), 1);
+    server.rest(at(1), told);
+    assert_eq!(ask_at(&mut server, 1, 1, &request), nak, "gone");
+    assert!(server.wake(told));
+    server.settle(told, 5);
+    assert_eq!(ask_at(&mut server, 2, 5, &request), ack);
+
+    // A fixed lease is its MAC address's behind any port, but not behind two.
+    let request = select(Network::GUEST_MAC.0, ip(3));
+    let ack = Some((MessageType::Ack, ip(3)));
+    assert_eq!(ask_at(&mut server, 3, 1, &request), ack);
+    assert_eq!(ask_at(&mut server, 3, 2, &request), nak);
+    server.on_departure(at(4), 2);
+    assert_eq!(ask_at(&mut server, 4, 2, &request), nak, "still there");
+    server.on_departure(at(4), 1);
+    assert_eq!(ask_at(&mut server, 4, 2, &request), ack);
+}
+
+#[test]
+fn who_makes_clients_up_does_not_use_all_addresses_up() {
+    let mut server = server(24);
+    for n in 0..64 {
+        let made_up = [2, 9, 9, 9, 9, n];
+        let discover = message(MessageType::Discover, made_up);
+        let (_, address) = ask_at(&mut server, 0, 1, &discover).unwrap();
+        let ack = ask_at(&mut server, 0, 1, &select(made_up, address));
+        assert_eq!(ack, Some((MessageType::Ack, address)));
+    }
+    for n in 64..=255 {
+        let made_up = [2, 9, 9, 9, 9, n];
+        let discover = message(MessageType::Discover, made_up);
+        let rapid = with(discover.clone(), &[DhcpOption::RapidCommit]);
+        let nak = Some((MessageType::Nak, NONE));
+        assert_eq!(ask_at(&mut server, 0, 1, &discover), None);
+        assert_eq!(ask_at(&mut server, 0, 1, &rapid), None);
+        assert_eq!(ask_at(&mut server, 0, 1, &reboot(made_up, ip(200))), nak);
+    }
+    assert_eq!(count(&server, Counter::DhcpOverShare), 3 * 192);
+    assert_eq!(lease(&mut server, 0, OTHER), Some(ip(68)), "another port");
 }
 
 #[test]
