@@ -49,6 +49,18 @@ pub struct Setup<'a> {
     pub lane_frames: usize,
     /// The secret of initial sequence numbers.
     pub sequence_key: u64,
+    /// Whether the drivers come with a link, to a guest whose flows they share.
+    pub has_link: bool,
+}
+
+/// What two ways to make cores differ in, the same for all cores of one.
+struct Common<'a> {
+    network: &'a Network,
+    limits: Limits,
+    initial_sequences: SequenceSecret,
+    has_link: bool,
+    stop: &'a Stop,
+    attacher: &'a Attacher,
 }
 
 /// What a core holds.
@@ -102,73 +114,61 @@ impl<D: Driver> BareCore<D> {
     pub fn new(driver: D, service: SocketId, network: &Network, stop: &Stop) -> Self {
         let lanes = Lanes::mesh(1, 1).into_iter().next();
         let lanes = lanes.expect("a mesh of one has one end");
-        let limits = Limits::default();
-        let secret = SequenceSecret::random();
-        Self::with(
-            driver,
-            service,
-            (0, true),
+        let common = Common {
             network,
-            limits,
-            secret,
-            lanes,
+            limits: Limits::default(),
+            initial_sequences: SequenceSecret::random(),
+            has_link: true,
             stop,
-        )
+            attacher: &Attacher::new(Arc::clone(&stop.0), 1),
+        };
+        Self::with(driver, service, (0, true), lanes, &common)
     }
 
-    /// Cores that share the flows of one guest. Each has its driver, the socket for services, and
-    /// whether it reads the link.
-    pub fn mesh(drivers: Vec<(D, SocketId, bool)>, setup: &Setup<'_>) -> (Vec<Self>, Stop) {
+    /// Cores of one engine, and who gives links to them. Each has its driver, the socket for services, and
+    /// whether it reads the link that the drivers came with.
+    pub fn mesh(drivers: Vec<(D, SocketId, bool)>, setup: &Setup<'_>) -> (Vec<Self>, Attacher) {
         let stop = Stop::of(drivers.len());
         let lanes = Lanes::mesh(drivers.len(), setup.lane_frames);
-        let secret = SequenceSecret::known(setup.sequence_key);
+        let common = Common {
+            network: setup.network,
+            limits: setup.limits,
+            initial_sequences: SequenceSecret::known(setup.sequence_key),
+            has_link: setup.has_link,
+            stop: &stop,
+            attacher: &Attacher::new(Arc::clone(&stop.0), usize::from(setup.has_link)),
+        };
         let cores = drivers.into_iter().zip(lanes).enumerate();
         let cores = cores.map(|(id, ((driver, service, reads), lanes))| {
-            let (network, limits) = (setup.network, setup.limits);
             // The cell is new, so nothing is in it.
             let _ = stop.0.wakers[id].set(driver.waker());
-            Self::with(
-                driver,
-                service,
-                (id, reads),
-                network,
-                limits,
-                secret,
-                lanes,
-                &stop,
-            )
+            Self::with(driver, service, (id, reads), lanes, &common)
         });
-        (cores.collect(), stop)
+        (cores.collect(), common.attacher.clone())
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what differs between the two ways to make one"
-    )]
     fn with(
         driver: D,
         service: SocketId,
         (id, reads_link): (usize, bool),
-        network: &Network,
-        limits: Limits,
-        initial_sequences: SequenceSecret,
         lanes: LaneEnd<LaneMessage>,
-        stop: &Stop,
+        common: &Common<'_>,
     ) -> Self {
+        let &Common { network, .. } = common;
         let seed = CoreSeed {
             id,
-            has_link: true,
+            has_link: common.has_link,
             reads_link,
             admission: Admission::new(network.clone(), HostLoopback::Open(PortSet::all())),
             neighbors: neighbors(network),
-            limits,
+            limits: common.limits,
             mtu: network.mtu,
             dns_stream: Remote::Unix(UnixAddress::Abstract(Vec::new())),
             lanes,
-            peers: Arc::clone(&stop.0),
+            peers: Arc::clone(&common.stop.0),
             counters: Arc::new(CoreCounters::new()),
-            initial_sequences,
-            attacher: Attacher::new(Arc::clone(&stop.0), 1),
+            initial_sequences: common.initial_sequences,
+            attacher: common.attacher.clone(),
             stall_timeout: STALL_TIMEOUT,
             isolate: false,
         };

@@ -112,14 +112,14 @@ fn rate(cell: &Cell) -> Result<f64, String> {
     let mut world = World::new(1, plan(cell), false);
     let begins_at = world.plan.begins_at;
     world.run_until(begins_at + LASTS_NS, |world| {
-        let (guest, peer) = (&world.guest.flows[0].app, world.peers[0].first());
+        let (guest, peer) = (&world.guest_flow(0).app, world.peers[0].first());
         let (Some(guest), Some(peer)) = (guest, peer) else {
             return false;
         };
         let read = if cell.up { peer.app.read } else { guest.read };
         read >= BYTES
     })?;
-    let guest = world.guest.flows[0].app.as_ref();
+    let guest = world.guest_flow(0).app.as_ref();
     let read = match (cell.up, guest, world.peers[0].first()) {
         (true, _, Some(peer)) => peer.app.read,
         (false, Some(guest), _) => guest.read,
@@ -152,6 +152,7 @@ fn plan(cell: &Cell) -> Plan {
         false => (reader, writer),
     };
     let flow = FlowPlan {
+        owner: 0,
         starts_at: 1_000_000_000,
         remote: Address::v4([192, 0, 2, 1]),
         port: 1,
@@ -193,5 +194,7 @@ fn plan(cell: &Cell) -> Plan {
         lane_frames: 1,
         flows: vec![flow],
         datagrams: Vec::new(),
+        guests: Vec::new(),
+        link_buffers: 0,
     }
 }

@@ -7,6 +7,7 @@
 //! cargo test --release -p towpath --test sim -- --hours 2                 as many as go into two hours
 //! cargo test --release -p towpath --test sim -- --virtual-hours 24        one world that lives for long
 //! cargo test -p towpath --test sim -- --update-golden                     the table of goodput, anew
+//! cargo test --release -p towpath --test sim -- --from 1000000000         worlds of several guests on streams
 //! ```
 
 mod app;
@@ -15,6 +16,7 @@ mod guest;
 mod oracle;
 mod plan;
 mod run;
+mod seat;
 mod show;
 mod trace;
 mod world;
@@ -27,6 +29,8 @@ use libtest_mimic::{Arguments, Trial};
 
 /// Seeds that are run each time.
 const SEEDS: u64 = 1_000;
+/// Worlds of several guests among them, each as long as some of the others.
+const CROWDS: u64 = 200;
 /// Seeds that found a bug, of the plan as it was or of the engine; the first named what was wrong.
 const ONCE_FAILED: [u64; 15] = [
     50, 67, 535, 871, 1411, 1679, 2119, 2290, 2954, 3247, 3395, 4607, 1_002_245, 1_005_422,
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
     let own = [
         "--seed",
         "--seeds",
+        "--from",
         "--hours",
         "--virtual-hours",
         "--update-golden",
@@ -79,8 +84,14 @@ fn main() -> ExitCode {
                 failed => Err(format!("{failed} seeds failed").into()),
             }
         }),
+        Trial::test("crowds_keep_every_promise", || {
+            match run::all(plan::CROWDS..plan::CROWDS + CROWDS, None) {
+                0 => Ok(()),
+                failed => Err(format!("{failed} seeds failed").into()),
+            }
+        }),
         Trial::test("a_seed_is_a_history", || {
-            for seed in 0..50 {
+            for seed in (0..50).chain(plan::CROWDS..plan::CROWDS + 20) {
                 if run::seed(seed, false)? != run::seed(seed, false)? {
                     return Err(format!("seed {seed} went another way the second time").into());
                 }

@@ -1,22 +1,44 @@
 //! What must be true of every world when it is over.
 
+use towpath::config::STALL_TIMEOUT;
 use towpath::counters::Counter;
 use towpath::internals::Usage;
-use towpath_ring::driver::Driver;
+use towpath::link::Departure;
 use towpath_ring::driver::sim::Answer;
+use towpath_ring::driver::{Driver, Errno};
 
 use crate::app::App;
+use crate::guest::stream::{Fate, StreamLink};
 use crate::plan::Level;
+use crate::seat::Seat;
 use crate::world::World;
+
+const S: u64 = 1_000_000_000;
 
 /// The virtual time by which everything has to be over.
 pub(crate) fn ends_at(world: &World) -> u64 {
-    const S: u64 = 1_000_000_000;
-    let programs = world.plan.flows.iter().map(|flow| {
+    let guests = 0..world.seats.len();
+    guests
+        .map(|guest| guest_ends_at(world, guest))
+        .max()
+        .unwrap_or(world.plan.begins_at)
+}
+
+/// The virtual time by which everything of one guest has to be over, whatever others do.
+fn guest_ends_at(world: &World, guest: usize) -> u64 {
+    let flows = world.plan.flows.iter().filter(|flow| flow.owner == guest);
+    let programs = flows.map(|flow| {
         let (guest, host) = (&flow.guest_program, &flow.host_program);
         flow.starts_at + guest.lasts_ns(host.writes) + host.lasts_ns(guest.writes)
     });
-    let last = programs.max().unwrap_or(world.plan.begins_at);
+    let stream = world.seats[guest].stream().map(StreamLink::plan);
+    let fate = stream.map(|plan| match plan.fate {
+        Fate::Stays => plan.joins_at + 3 * S,
+        Fate::Leaves { at } => at,
+        Fate::Pauses { at, for_ns } => at + 2 * for_ns,
+        Fate::HalfFrame { at } | Fate::Babbles { at } => at + 60 * S,
+    });
+    let last = programs.chain(fate).max().unwrap_or(world.plan.begins_at);
     // What is lost costs timeouts, and what nobody speaks of any more is found out by keepalive.
     last + match world.plan.level {
         Level::Clean => 120 * S,
@@ -26,17 +48,109 @@ pub(crate) fn ends_at(world: &World) -> u64 {
 
 /// All that the world promises, in the order in which a break would be best understood.
 pub(crate) fn check(world: &mut World) -> Result<(), String> {
-    for index in 0..world.plan.flows.len() {
-        check_flow(world, index).map_err(|why| format!("flow {index}: {why}"))?;
+    for guest in 0..world.seats.len() {
+        check_guest(world, guest).map_err(|why| format!("guest {guest}: {why}"))?;
     }
-    check_datagrams(world)?;
+    for (index, flow) in world.plan.flows.iter().enumerate() {
+        let checked = match has_stayed(&world.seats[flow.owner]) {
+            true => check_flow(world, index),
+            false => check_orphan(world, index),
+        };
+        checked.map_err(|why| format!("flow {index}: {why}"))?;
+    }
+    for seat in world.seats.iter().filter(|seat| has_stayed(seat)) {
+        check_datagrams(world, seat)?;
+    }
     check_memory(world)?;
     check_counters(world)
 }
 
+/// Whether a guest was there until all was over.
+fn has_stayed(seat: &Seat) -> bool {
+    seat.stream().is_none_or(|stream| stream.stayed)
+}
+
+/// Whether a guest stops reading for longer than a handshake waits.
+fn is_deaf_for_long(seat: &Seat) -> bool {
+    let fate = seat.stream().map(|stream| stream.plan().fate);
+    matches!(fate, Some(Fate::Pauses { for_ns, .. }) if for_ns >= 60 * S)
+}
+
+/// Each guest is there until it leaves, or until it has earned to be dismissed, and no other notices.
+fn check_guest(world: &World, guest: usize) -> Result<(), String> {
+    let seat = &world.seats[guest];
+    let by = guest_ends_at(world, guest);
+    if seat.done_at.is_none_or(|at| at > by) {
+        return Err(format!(
+            "it was to be through by {by}, not {:?}",
+            seat.done_at
+        ));
+    }
+    let Some(stream) = seat.stream() else {
+        return Ok(());
+    };
+    let fate = stream.plan().fate;
+    let Some((at, why)) = &stream.departed else {
+        return Err("the core never let it go".into());
+    };
+    let stayed = has_stayed(seat);
+    // What it took last it took a moment before.
+    let patience = STALL_TIMEOUT.as_nanos() as u64;
+    let right = match (fate, why) {
+        (Fate::Stays, Departure::Left) => stayed,
+        (Fate::Pauses { at: from, .. }, Departure::Dismissed(_)) => *at + S >= from + patience,
+        (Fate::Pauses { .. }, Departure::Left) => stayed,
+        (Fate::Leaves { .. }, Departure::Left) => true,
+        (Fate::HalfFrame { at: from }, Departure::Dismissed(_)) => *at + S >= from + patience,
+        (Fate::Babbles { at: from }, Departure::Dismissed(_)) => *at >= from,
+        _ => false,
+    };
+    if right {
+        Ok(())
+    } else {
+        Err(format!("{fate:?} ended as {why:?} at {at}"))
+    }
+}
+
+/// A connection of a guest that is gone: what the guest was told to have arrived went to the host's side,
+/// which learnt that no more comes, and took no cut for an end.
+fn check_orphan(world: &World, index: usize) -> Result<(), String> {
+    let guest = world.guest_flow(index);
+    let acknowledged = guest.acknowledged();
+    for peer in &world.peers[index] {
+        let app = &peer.app;
+        if !app.is_over() {
+            return Err(format!(
+                "the guest is gone, and the host waits for ever: wrote {} of {}, read {}, eof {}",
+                app.written, app.program.writes, app.read, app.eof
+            ));
+        }
+        match &guest.app {
+            Some(guest) => {
+                check_end(app, guest, "host")?;
+                check_end(guest, app, "guest")?;
+            }
+            None if app.eof || app.read > 0 => {
+                return Err("the host read what the guest never wrote".into());
+            }
+            None => {}
+        }
+    }
+    let gave_up = |app: &App| app.failed == Some(Errno::CANCELED);
+    let mut peers = world.peers[index].iter();
+    let taken = world.peers[index].iter().map(|peer| peer.stream.taken());
+    let taken = taken.max().unwrap_or(0);
+    if taken < acknowledged && !peers.any(|peer| gave_up(&peer.app)) {
+        return Err(format!(
+            "{acknowledged} bytes were acknowledged to a guest that left, {taken} were handed over"
+        ));
+    }
+    Ok(())
+}
+
 fn check_flow(world: &World, index: usize) -> Result<(), String> {
     let plan = &world.plan.flows[index];
-    let guest = world.guest.flows[index].app.as_ref();
+    let guest = world.guest_flow(index).app.as_ref();
     let Some(guest) = guest else {
         return Err("the guest's connection never came to an end".into());
     };
@@ -75,6 +189,7 @@ fn check_flow(world: &World, index: usize) -> Result<(), String> {
         && world.plan.level != Level::Terrible
         // Refused for want of a socket, and a copy of its SYN accepted after that.
         && world.plan.host.no_socket == 0
+        && !is_deaf_for_long(&world.seats[plan.owner])
         && !(guest.is_complete() && host.is_complete())
     {
         return Err(format!(
@@ -106,10 +221,11 @@ fn check_end(reader: &App, writer: &App, who: &str) -> Result<(), String> {
 
 /// In a clean world every question is answered once; in none, more often than it was doubled on the
 /// way. Between several cores a lane may be full, which is a loss.
-fn check_datagrams(world: &World) -> Result<(), String> {
-    let datagrams = &world.guest.datagrams;
+fn check_datagrams(world: &World, seat: &Seat) -> Result<(), String> {
+    let datagrams = &seat.guest.datagrams;
     let doubled = world.plan.up.duplicate > 0 || world.plan.down.duplicate > 0;
-    let clean = world.plan.level == Level::Clean && world.plan.cores == 1;
+    let lanes = world.plan.cores > 1 && world.plan.guests.is_empty();
+    let clean = world.plan.level == Level::Clean && !lanes;
     if datagrams.unexpected > 0 && world.plan.down.corrupt == 0 {
         return Err(format!("{} packets of no known kind", datagrams.unexpected));
     }
@@ -138,9 +254,19 @@ fn check_memory(world: &mut World) -> Result<(), String> {
             return Err("operations are outstanding when all is over".into());
         }
         let levels = driver.levels();
-        if (levels.tap_free, levels.stream_free, levels.datagram_free)
-            != (levels.tap_total, levels.stream_total, levels.datagram_total)
-        {
+        let free = [
+            levels.tap_free,
+            levels.stream_free,
+            levels.link_free,
+            levels.datagram_free,
+        ];
+        let total = [
+            levels.tap_total,
+            levels.stream_total,
+            levels.link_total,
+            levels.datagram_total,
+        ];
+        if free != total {
             return Err(format!("buffers are held when all is over: {levels:?}"));
         }
         // Those made ahead, and the one to the services.
@@ -176,12 +302,28 @@ fn check_counters(world: &mut World) -> Result<(), String> {
         })
         .sum();
     let out = sum(world, Counter::FramesOut) + sum(world, Counter::IcmpErrorsOut);
-    if out != written {
-        return Err(format!("counted {out} frames out, the link got {written}"));
+    let streams = world.seats.iter().filter_map(Seat::stream);
+    let read: u64 = streams.map(|stream| stream.frames).sum();
+    let is_crowd = !world.plan.guests.is_empty();
+    let switched = sum(world, Counter::FramesSwitched);
+    if (!is_crowd && out != written) || read > out + switched {
+        return Err(format!(
+            "counted {out} frames out, the link got {written}; of {switched} more, guests read {read}"
+        ));
     }
     let opened = sum(world, Counter::TcpOpened) + sum(world, Counter::RefusedSockets);
-    if opened < world.plan.flows.len() as u64 {
+    let stayed = world.plan.flows.iter().map(|flow| &world.seats[flow.owner]);
+    let stayed = stayed.filter(|seat| has_stayed(seat)).count();
+    if opened < stayed as u64 {
         return Err(format!("only {opened} connections were counted"));
+    }
+    let came_and_left = (
+        sum(world, Counter::GuestsCame),
+        sum(world, Counter::GuestsLeft),
+    );
+    let guests = world.plan.guests.len() as u64;
+    if came_and_left != (guests, guests) {
+        return Err(format!("{guests} guests, counted {came_and_left:?}"));
     }
     Ok(())
 }

@@ -1,7 +1,10 @@
-//! What a seed stands for: a link, a host and connections with programs at both ends.
+//! What a seed stands for: links, a host and connections with programs at both ends.
+//!
+//! Seeds from [`CROWDS`] on are worlds of several guests on streams, all others of one guest on a TAP.
 
 use std::time::Duration;
 
+use towpath_ring::Framing;
 use towpath_ring::driver::Errno;
 use towpath_ring::driver::sim::{Answer, HostFaults, LinkFaults, Random};
 use towpath_stack::Address;
@@ -9,10 +12,14 @@ use towpath_stack::Address;
 use crate::app::Program;
 use crate::guest::GuestTcp;
 use crate::guest::datagrams::DatagramPlan;
+use crate::guest::stream::{Fate, StreamPlan};
 
 const US: u64 = 1_000;
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000_000_000;
+
+/// The first seed of a world of guests on streams.
+pub(crate) const CROWDS: u64 = 1_000_000_000;
 
 impl Plan {
     /// A long life: connections that come and go over so many hours, and some that are quiet for
@@ -90,6 +97,8 @@ impl Level {
 /// One connection that the guest opens.
 #[derive(Clone, Debug)]
 pub(crate) struct FlowPlan {
+    /// The number of the guest that opens it.
+    pub(crate) owner: usize,
     pub(crate) starts_at: u64,
     pub(crate) remote: Address,
     pub(crate) port: u16,
@@ -126,11 +135,31 @@ pub(crate) struct Plan {
     pub(crate) one_queue: bool,
     pub(crate) lane_frames: usize,
     pub(crate) flows: Vec<FlowPlan>,
+    /// Of the guest on the TAP.
+    pub(crate) datagrams: Vec<DatagramPlan>,
+    /// Guests on streams; if there are none, there is one on a TAP.
+    pub(crate) guests: Vec<GuestPlan>,
+    /// Buffers for what these send.
+    pub(crate) link_buffers: u16,
+}
+
+/// A guest on a stream.
+#[derive(Clone, Debug)]
+pub(crate) struct GuestPlan {
+    pub(crate) stream: StreamPlan,
     pub(crate) datagrams: Vec<DatagramPlan>,
 }
 
 impl Plan {
     pub(crate) fn new(seed: u64) -> Plan {
+        if seed < CROWDS {
+            Plan::one_guest(seed)
+        } else {
+            Plan::crowd(seed)
+        }
+    }
+
+    fn one_guest(seed: u64) -> Plan {
         let mut random = Random::named(seed, "link", 0);
         let random = &mut random;
         let mtu = random.pick(&[1280, 1500, 1500, 9000, 65_520]);
@@ -187,7 +216,82 @@ impl Plan {
             lane_frames: lanes.pick(&[1, 4, 256]),
             flows,
             datagrams,
+            guests: Vec::new(),
+            link_buffers: 0,
         }
+    }
+
+    /// Several guests on streams.
+    fn crowd(seed: u64) -> Plan {
+        let mut plan = Plan::one_guest(seed);
+        let mut random = Random::named(seed, "crowd", 0);
+        (plan.offload_header, plan.offloads) = (false, false);
+        (plan.up, plan.down) = (LinkFaults::default(), LinkFaults::default());
+        plan.datagrams.clear();
+        plan.cores = random.pick(&[1, 1, 2, 2, 3]);
+        // The guests' pool is one of its own, and half of a pool must be a buffer, a quarter too.
+        plan.stream_buffers = random.pick(&[8, 16, 64]);
+        plan.link_buffers = random.pick(&[2, 8]);
+        let count = random.pick(&[1, 2, 3, 5]);
+        plan.guests = (0..count)
+            .map(|index| {
+                let mut random = Random::named(seed, "seat", index);
+                let datagrams = random.pick(&[0, 0, 5, 60]);
+                let stream = stream(&mut random, plan.begins_at);
+                let draw = |_| DatagramPlan::draw(&mut random, stream.joins_at, plan.mtu);
+                GuestPlan {
+                    datagrams: (0..datagrams).map(draw).collect(),
+                    stream,
+                }
+            })
+            .collect();
+        let (mtu, begins_at, level) = (plan.mtu, plan.begins_at, plan.level);
+        plan.flows.clear();
+        for guest in 0..plan.guests.len() {
+            for _ in 0..random.pick(&[0, 1, 1, 2, 4]) {
+                let index = plan.flows.len() as u16;
+                let mut of_flow = Random::named(seed, "flow", u64::from(index));
+                let mut flow = flow(&mut of_flow, index, begins_at, mtu, false, level);
+                flow.owner = guest;
+                flow.starts_at += plan.guests[guest].stream.joins_at - begins_at;
+                plan.flows.push(flow);
+            }
+        }
+        plan
+    }
+}
+
+/// How a guest's stream is.
+fn stream(random: &mut Random, begins_at: u64) -> StreamPlan {
+    let joins_at = begins_at + random.pick(&[0, random.clone().below(2 * S)]);
+    let at = joins_at + random.clone().below(random.pick(&[MS, 100 * MS, 3 * S]));
+    let fate = match random.below(10) {
+        0..4 => Fate::Stays,
+        4..6 => Fate::Pauses {
+            at,
+            for_ns: random.pick(&[20 * MS, S, 50 * S, 200 * S]),
+        },
+        6..8 => Fate::Leaves { at },
+        8 => Fate::HalfFrame { at },
+        _ => Fate::Babbles { at },
+    };
+    let slow = random.chance(3_000);
+    let chunk = |random: &mut Random| random.pick(&[700, 5_000, 64 << 10]);
+    let pause = |random: &mut Random| match slow {
+        true => random.pick(&[0, 100 * US, MS]),
+        false => random.pick(&[0, 0, 10 * US]),
+    };
+    StreamPlan {
+        framing: random.pick(&[Framing::Le16, Framing::Be32]),
+        joins_at,
+        write_chunk: chunk(random),
+        write_pause_ns: pause(random),
+        read_chunk: chunk(random),
+        read_pause_ns: pause(random),
+        down_buffer: random.pick(&[500, 3_000, 70_000, 300_000]),
+        up_buffer: random.pick(&[500, 3_000, 70_000, 300_000]),
+        delay_ns: random.pick(&[5 * US, 50 * US, 5 * MS]),
+        fate,
     }
 }
 
@@ -263,6 +367,7 @@ fn flow(
     // One of the two has to end first.
     host_program.ends_last &= !guest_program.ends_last;
     let mut plan = FlowPlan {
+        owner: 0,
         starts_at: begins_at + random.pick(&[0, random.clone().below(S)]),
         remote,
         port: 1 + index,

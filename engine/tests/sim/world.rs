@@ -11,21 +11,28 @@ use std::time::Duration;
 
 use towpath::config::{Limits, Network};
 use towpath::internals::{BareCore, Setup, Usage};
+use towpath::link::Attacher;
 use towpath_ring::driver::sim::{
     Answer, Got, Random, SimConfig, SimDatagram, SimDriver, SimHost, SimLink, SimStream,
 };
 use towpath_ring::driver::{Driver, Errno, ErrorOrigin, LinkFeatures, Remote, SocketError};
+use towpath_stack::wire::ethernet::MacAddress;
 
 use crate::app::{App, Socket};
-use crate::guest::Guest;
 use crate::guest::datagrams::CLOSED_PORT;
 use crate::guest::frame::Writer;
-use crate::plan::Plan;
+use crate::guest::stream::StreamLink;
+use crate::guest::{Guest, GuestFlow};
+use crate::plan::{GuestPlan, Plan};
+use crate::seat::{Link, Seat};
 use crate::show;
 use crate::trace::Trace;
 
 /// Steps that no world needs: one that takes more goes round in circles.
 const STEPS_MAX: u64 = 20_000_000;
+
+/// How long guests stay when all is over: so long as answers to datagrams take at most.
+const LAST_ANSWERS_NS: u64 = 5_000_000_000;
 
 pub(crate) struct World {
     pub(crate) plan: Plan,
@@ -37,9 +44,10 @@ pub(crate) struct World {
     host: SimHost,
     /// The peers of each connection: one, unless a SYN that came late or again made another.
     pub(crate) peers: Vec<Vec<Peer>>,
-    pub(crate) guest: Guest,
-    up: SimLink,
-    down: SimLink,
+    pub(crate) seats: Vec<Seat>,
+    /// Where each connection is: whose, and which of its.
+    places: Vec<(usize, usize)>,
+    attacher: Attacher,
     /// UDP payload that left the host.
     pub(crate) datagram_bytes: u64,
     pub(crate) trace: Trace,
@@ -94,11 +102,6 @@ impl World {
             checksum: plan.offloads,
             frame_max: 65_535 + 18,
         };
-        let writer = Writer {
-            features,
-            guest_mac: Network::GUEST_MAC,
-            gateway_mac: network.gateway_mac,
-        };
         let answers: Vec<Answer> = plan.flows.iter().map(|flow| flow.answer).collect();
         let host = SimHost::new(move |to| match to {
             Remote::Inet(to) => answers
@@ -107,26 +110,32 @@ impl World {
                 .unwrap_or(Answer::Never),
             Remote::Unix(_) => Answer::Never,
         });
-        let cores = cores(&plan, &network, features, &host, &mut random);
-        let addresses = [network.guest4().into(), network.guest6().into()];
-        let mut guest = Guest::new(
-            writer,
-            addresses,
-            network.gateway4().octets(),
-            plan.datagrams.clone(),
-        );
-        for flow in &plan.flows {
-            guest.add(flow, random.branch());
-        }
+        let (cores, attacher) = cores(&plan, &network, features, &host, &mut random);
+        let of_flows: Vec<Random> = plan.flows.iter().map(|_| random.branch()).collect();
+        let mut seats = if plan.guests.is_empty() {
+            vec![seat_at_tap(&plan, &network, features, &mut random)]
+        } else {
+            let plans = plan.guests.iter().enumerate();
+            plans
+                .map(|(index, plan)| seat_at_stream(index, plan, &network, &mut random))
+                .collect()
+        };
+        let flows = plan.flows.iter().zip(of_flows);
+        let places = flows.map(|(flow, random)| {
+            let guest = &mut seats[flow.owner].guest;
+            guest.add(flow, random);
+            (flow.owner, guest.flows.len() - 1)
+        });
+        let places = places.collect();
         World {
             now: plan.begins_at,
             busy_until: vec![0; cores.len()],
             cores,
             host,
             peers: plan.flows.iter().map(|_| Vec::new()).collect(),
-            guest,
-            up: SimLink::new(plan.up.clone(), random.branch(), writer.spared() + 14),
-            down: SimLink::new(plan.down.clone(), random.branch(), writer.spared() + 14),
+            seats,
+            places,
+            attacher,
             datagram_bytes: 0,
             trace: Trace::new(prints),
             random,
@@ -138,9 +147,10 @@ impl World {
     /// nothing will ever happen again.
     pub(crate) fn run(&mut self, ends_at: u64) -> Result<(), String> {
         self.cores.iter_mut().for_each(BareCore::start);
-        let (mut over, mut woken) = (false, false);
+        let (mut over, mut woken, mut goodbye_at) = (false, false, None);
         for _ in 0..STEPS_MAX {
-            let Some(next) = self.next_at() else {
+            let next = self.next_at().into_iter().chain(goodbye_at).min();
+            let Some(next) = next else {
                 // What a quiet send completes with comes with the next thing, whatever it is.
                 if std::mem::replace(&mut woken, true) {
                     return Ok(());
@@ -155,7 +165,13 @@ impl World {
             }
             self.now = self.now.max(next);
             self.step()?;
-            over = over || self.is_over();
+            if !over && self.is_over() {
+                over = true;
+                goodbye_at = (!self.plan.guests.is_empty()).then_some(self.now + LAST_ANSWERS_NS);
+            }
+            if goodbye_at.take_if(|at| *at <= self.now).is_some() {
+                self.say_goodbye()?;
+            }
         }
         Err(format!("{STEPS_MAX} steps and no end"))
     }
@@ -180,9 +196,20 @@ impl World {
 
     /// Whether all connections are through.
     fn is_over(&self) -> bool {
-        self.usage().tcp == 0
-            && self.guest.datagrams.next_at().is_none()
-            && self.guest.flows.iter().all(|flow| flow.is_gone())
+        self.usage().tcp == 0 && self.seats.iter().all(|seat| seat.is_over(self.now))
+    }
+
+    /// The guests on streams leave.
+    fn say_goodbye(&mut self) -> Result<(), String> {
+        let streams = self.seats.iter_mut().filter_map(Seat::stream_mut);
+        streams.for_each(StreamLink::say_goodbye);
+        self.exchange()
+    }
+
+    /// The guest's side of a connection.
+    pub(crate) fn guest_flow(&self, index: usize) -> &GuestFlow {
+        let (seat, place) = self.places[index];
+        &self.seats[seat].guest.flows[place]
     }
 
     /// What all cores hold.
@@ -219,9 +246,8 @@ impl World {
         let peers = peers.filter_map(|peer| peer.app.next_at(now)).min();
         let cores = (0..self.cores.len()).filter_map(|core| self.core_at(core));
         let cores = cores.min();
-        let links = [self.up.next_at(), self.down.next_at()];
-        let others = [self.guest.next_at(now), peers, cores];
-        links.into_iter().chain(others).flatten().min()
+        let seats = self.seats.iter().filter_map(|seat| seat.next_at(now));
+        seats.chain(peers).chain(cores).min()
     }
 
     /// When a core wants its next turn.
@@ -235,21 +261,9 @@ impl World {
 
     fn step(&mut self) -> Result<(), String> {
         let now = self.now;
-        while let Some(frame) = self.down.take(now) {
-            let header = self.plan.offload_header;
-            self.trace
-                .note(now, &frame, || show::frame("  guest <-", &frame, header));
-            self.guest.on_frame(now, &frame)?;
-        }
-        self.guest.act(now)?;
-        while let Some(frame) = self.guest.take_frame() {
-            let header = self.plan.offload_header;
-            self.trace
-                .note(now, &frame, || show::frame("  guest ->", &frame, header));
-            self.up.send(now, frame);
-        }
+        self.step_guests()?;
         self.step_peers()?;
-        while let Some(frame) = self.up.take(now) {
+        while let Some(frame) = self.take_upload() {
             let readers = if self.plan.one_queue {
                 1
             } else {
@@ -261,8 +275,69 @@ impl World {
             driver.deliver_frame(frame);
         }
         self.step_cores()?;
+        self.exchange()?;
         // What the cores did is seen by the peers at once.
         self.step_peers()
+    }
+
+    fn step_guests(&mut self) -> Result<(), String> {
+        let (now, header) = (self.now, self.plan.offload_header);
+        let name = |index: usize, way: &str| match self.plan.guests.len() {
+            0 => format!("  guest {way}"),
+            _ => format!("  guest {index} {way}"),
+        };
+        for (index, seat) in self.seats.iter_mut().enumerate() {
+            if let Link::Stream(stream) = &mut seat.link {
+                stream.join_if_due(now, index, &self.host, &self.attacher);
+            }
+            if !seat.is_here() {
+                continue;
+            }
+            let blame = |why| format!("guest {index}: {why}");
+            while let Some(frame) = seat.take(now) {
+                let line = || show::frame(&name(index, "<-"), &frame, header);
+                self.trace.note(now, &frame, line);
+                seat.guest.on_frame(now, &frame).map_err(blame)?;
+            }
+            seat.guest.act(now).map_err(blame)?;
+            while let Some(frame) = seat.guest.take_frame() {
+                let line = || show::frame(&name(index, "->"), &frame, header);
+                self.trace.note(now, &frame, line);
+                seat.send(now, frame);
+            }
+        }
+        self.exchange()
+    }
+
+    /// The guests on streams write and read what they can.
+    fn exchange(&mut self) -> Result<(), String> {
+        let now = self.now;
+        for (index, seat) in self.seats.iter_mut().enumerate() {
+            if let Link::Stream(stream) = &mut seat.link {
+                let was = (stream.is_here(), stream.departed.is_some());
+                stream
+                    .exchange(now)
+                    .map_err(|why| format!("guest {index}: {why}"))?;
+                if was != (stream.is_here(), stream.departed.is_some()) {
+                    let here = stream.is_here();
+                    self.trace.note(now, &[index as u8, u8::from(here)], || {
+                        format!("guest {index}: here {here}, departed {:?}", stream.departed)
+                    });
+                }
+            }
+            if seat.done_at.is_none() && seat.is_over(now) {
+                seat.done_at = Some(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next frame that has come over the TAP.
+    fn take_upload(&mut self) -> Option<Vec<u8>> {
+        match &mut self.seats[0].link {
+            Link::Tap { up, .. } => up.take(self.now),
+            Link::Stream(_) => None,
+        }
     }
 
     /// Answers what left in datagrams.
@@ -345,7 +420,9 @@ impl World {
                 let header = self.plan.offload_header;
                 self.trace
                     .note(now, &frame, || show::frame("core ->", &frame, header));
-                self.down.send(now, frame);
+                if let Link::Tap { down, .. } = &mut self.seats[0].link {
+                    down.send(now, frame);
+                }
             }
         }
         Ok(())
@@ -370,35 +447,83 @@ fn refusal(datagram: &SimDatagram) -> SocketError {
     }
 }
 
+/// The only guest, on a TAP.
+fn seat_at_tap(
+    plan: &Plan,
+    network: &Network,
+    features: LinkFeatures,
+    random: &mut Random,
+) -> Seat {
+    let writer = Writer {
+        features,
+        guest_mac: Network::GUEST_MAC,
+        gateway_mac: network.gateway_mac,
+    };
+    let addresses = [network.guest4().into(), network.guest6().into()];
+    let gateway4 = network.gateway4().octets();
+    let guest = Guest::new(writer, addresses, gateway4, plan.datagrams.clone());
+    let spared = writer.spared() + 14;
+    let up = SimLink::new(plan.up.clone(), random.branch(), spared);
+    let down = SimLink::new(plan.down.clone(), random.branch(), spared);
+    let (up, down) = (up.into(), down.into());
+    Seat::new(guest, Link::Tap { up, down })
+}
+
+/// One of several guests, on a stream.
+fn seat_at_stream(index: usize, plan: &GuestPlan, network: &Network, random: &mut Random) -> Seat {
+    let last = 20 + index as u8;
+    let writer = Writer {
+        features: LinkFeatures {
+            frame_max: usize::from(network.mtu) + 14,
+            ..LinkFeatures::default()
+        },
+        guest_mac: MacAddress([0x52, 0x54, 0, 0, 0, last]),
+        gateway_mac: network.gateway_mac,
+    };
+    let own6 = network.subnet6.to_bits() | u128::from(last);
+    let addresses = [
+        Ipv4Addr::new(10, 0, 2, last).into(),
+        Ipv6Addr::from_bits(own6).into(),
+    ];
+    let gateway4 = network.gateway4().octets();
+    let guest = Guest::new(writer, addresses, gateway4, plan.datagrams.clone());
+    let stream = StreamLink::new(plan.stream.clone(), random.branch());
+    Seat::new(guest, Link::Stream(stream.into()))
+}
+
 fn cores(
     plan: &Plan,
     network: &Network,
     features: LinkFeatures,
     host: &SimHost,
     random: &mut Random,
-) -> Vec<BareCore<SimDriver>> {
+) -> (Vec<BareCore<SimDriver>>, Attacher) {
     let sequence_key = random.next();
+    let has_link = plan.guests.is_empty();
     let drivers = (0..plan.cores).map(|core| {
         let config = SimConfig {
-            link: Some(features),
+            link: has_link.then_some(features),
             tap_buffers: plan.tap_buffers,
             stream_buffers: plan.stream_buffers,
             stream_buffer_bytes: plan.stream_buffer_bytes,
-            link_buffers: 0,
+            link_buffers: plan.link_buffers,
             datagram_buffers: 16,
             sockets_max: usize::MAX,
+            // Stalled guests are told from those that took everything quietly.
+            deadlines_tell: !has_link,
             faults: plan.host.clone(),
         };
         let driver = SimDriver::new(config, host.clone(), random.branch(), plan.begins_at);
         let mut driver = driver.expect("memory for buffers");
         let service = driver.adopt_mute();
-        (driver, service, core == 0 || !plan.one_queue)
+        (driver, service, has_link && (core == 0 || !plan.one_queue))
     });
     let setup = Setup {
         network,
         limits: Limits::default(),
         lane_frames: plan.lane_frames,
         sequence_key,
+        has_link,
     };
-    BareCore::mesh(drivers.collect(), &setup).0
+    BareCore::mesh(drivers.collect(), &setup)
 }

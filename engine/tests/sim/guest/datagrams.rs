@@ -3,6 +3,7 @@
 use towpath_ring::driver::sim::Random;
 use towpath_stack::Address;
 use towpath_stack::parse::{Body, Content, IpPacket, Packet, Transport};
+use towpath_stack::wire::arp::Operation;
 use towpath_stack::wire::{icmpv4, icmpv6};
 
 use super::frame::Writer;
@@ -109,6 +110,8 @@ impl Datagrams {
     pub(crate) fn on_packet(&mut self, packet: &Packet<'_>) -> Result<(), String> {
         let ip = match &packet.body {
             Body::Ip(ip) => ip,
+            // Another guest's question is none of this one's business.
+            Body::Arp(arp) if arp.operation == Operation::Request => return Ok(()),
             Body::Arp(_) => return self.on_arp(),
         };
         let Content::Transport(transport) = &ip.content else {

@@ -4,6 +4,7 @@ pub(crate) mod datagrams;
 pub(crate) mod frame;
 mod naive;
 mod ours;
+pub(crate) mod stream;
 
 use std::collections::VecDeque;
 
@@ -242,6 +243,15 @@ impl GuestFlow {
             self.tcp = None;
         }
         Ok(())
+    }
+
+    /// Bytes of its program that the guest's TCP knows to have arrived, as far as can be told.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        match (&self.tcp, &self.app) {
+            (Some(Tcp::Ours(tcp)), Some(app)) => app.written - tcp.unacknowledged(),
+            (None, Some(app)) if app.is_complete() => app.written,
+            _ => 0,
+        }
     }
 
     /// Whether nothing of it is left but what its program knows.

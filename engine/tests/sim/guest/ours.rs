@@ -80,6 +80,11 @@ impl Ours {
         self.connection.is_closed() && self.reset.is_none()
     }
 
+    /// Bytes that were written and of which it is not known that they arrived.
+    pub(crate) fn unacknowledged(&self) -> u64 {
+        self.sending.len() as u64
+    }
+
     pub(crate) fn is_connected(&self) -> bool {
         self.connection.state() > State::SynReceived
     }

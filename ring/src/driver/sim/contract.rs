@@ -70,6 +70,9 @@ impl Driver for SimDriver {
             self.set_now(next);
             if over {
                 self.collect(completions);
+                if self.config.deadlines_tell {
+                    self.tell_quiet(completions);
+                }
                 return Ok(());
             }
         }
@@ -117,8 +120,11 @@ impl Driver for SimDriver {
         Ok(self.add(kind))
     }
 
-    fn adopt(&mut self, _: OwnedFd, _: Adopted) -> SocketId {
-        self.adopt_mute()
+    fn adopt(&mut self, fd: OwnedFd, purpose: Adopted) -> SocketId {
+        match self.host.claim(&fd) {
+            Some(stream) => self.add_stream(purpose, stream),
+            None => self.adopt_mute(),
+        }
     }
 
     fn connect(&mut self, id: SocketId, to: &Remote, token: Token) {

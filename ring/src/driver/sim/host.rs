@@ -1,12 +1,14 @@
 //! The host's network as a simulated kernel knows it: who answers a connect, and datagrams that left.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
-use super::stream::SimStream;
+use super::stream::{SimStream, Stream};
 use crate::driver::{Errno, Remote};
 
 /// What becomes of a connect.
@@ -54,6 +56,8 @@ struct State {
     accepted: VecDeque<(Remote, SimStream)>,
     datagrams: VecDeque<SimDatagram>,
     next_port: u16,
+    /// Streams that wait for a driver to adopt them, by the descriptor that stands for them.
+    offered: BTreeMap<RawFd, Rc<Stream>>,
 }
 
 impl SimHost {
@@ -65,6 +69,7 @@ impl SimHost {
             accepted: VecDeque::new(),
             datagrams: VecDeque::new(),
             next_port: 1024,
+            offered: BTreeMap::new(),
         })))
     }
 
@@ -72,6 +77,31 @@ impl SimHost {
     #[must_use]
     pub fn accept(&self) -> Option<(Remote, SimStream)> {
         self.0.borrow_mut().accepted.pop_front()
+    }
+
+    /// A stream that somebody made, to be given to any driver of this host: a descriptor that
+    /// [`adopt`](crate::driver::Driver::adopt) takes for it, and the other end. So many bytes wait in it
+    /// on the way from the core and to it.
+    ///
+    /// # Errors
+    ///
+    /// What `eventfd(2)` says.
+    pub fn offer_stream(
+        &self,
+        up_buffer: usize,
+        down_buffer: usize,
+    ) -> io::Result<(OwnedFd, SimStream)> {
+        // Open until it is adopted, so its number stands for nothing else.
+        let ticket = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+        let stream = Stream::new(up_buffer, down_buffer);
+        let offered = &mut self.0.borrow_mut().offered;
+        offered.insert(ticket.as_raw_fd(), Rc::clone(&stream));
+        Ok((ticket, SimStream(stream)))
+    }
+
+    /// The stream that a descriptor stands for.
+    pub(super) fn claim(&self, ticket: &OwnedFd) -> Option<Rc<Stream>> {
+        self.0.borrow_mut().offered.remove(&ticket.as_raw_fd())
     }
 
     /// The next datagram that left.

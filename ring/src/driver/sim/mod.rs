@@ -85,6 +85,9 @@ pub struct SimConfig {
     pub datagram_buffers: u16,
     /// Sockets that can be open at a time.
     pub sockets_max: usize,
+    /// Whether a wait that its deadline ends tells of quiet sends, as io_uring does; else only one
+    /// that something else ends.
+    pub deadlines_tell: bool,
     /// What goes wrong.
     pub faults: HostFaults,
 }
@@ -99,6 +102,7 @@ impl Default for SimConfig {
             link_buffers: 0,
             datagram_buffers: 64,
             sockets_max: usize::MAX,
+            deadlines_tell: true,
             faults: HostFaults::default(),
         }
     }
@@ -278,13 +282,18 @@ impl SimDriver {
         up_buffer: usize,
         down_buffer: usize,
     ) -> (SocketId, SimStream) {
-        let id = self.add(SocketKind::UnixStream);
         let stream = Stream::new(up_buffer, down_buffer);
+        let id = self.add_stream(purpose, Rc::clone(&stream));
+        (id, SimStream(stream))
+    }
+
+    fn add_stream(&mut self, purpose: Adopted, stream: Rc<Stream>) -> SocketId {
+        let id = self.add(SocketKind::UnixStream);
         if let Some(socket) = self.sockets.get_mut(&id.raw()) {
-            socket.stream = Some(Rc::clone(&stream));
+            socket.stream = Some(stream);
             socket.is_link = purpose == Adopted::StreamLink && self.links.count() > 0;
         }
-        (id, SimStream(stream))
+        id
     }
 
     /// One end of a connected socket of packets that somebody made, and the other end. So many packets of

@@ -317,9 +317,14 @@ impl SimDriver {
             completions.push(Completion::Woken);
         }
         if completions.len() > before || self.quiet_is_wanted() {
-            for due in std::mem::take(&mut self.quiet) {
-                self.tell(due, completions);
-            }
+            self.tell_quiet(completions);
+        }
+    }
+
+    /// Hands out the completions of quiet sends, since a wait ends anyway.
+    pub(super) fn tell_quiet(&mut self, completions: &mut Vec<Completion>) {
+        for due in std::mem::take(&mut self.quiet) {
+            self.tell(due, completions);
         }
     }
 
