@@ -6,9 +6,7 @@ use std::path::Path;
 
 use nix::net::if_::if_nametoindex;
 use rustix::io::Errno;
-use rustix::net::sockopt::{
-    set_socket_recv_buffer_size, set_socket_send_buffer_size, socket_acceptconn, socket_type,
-};
+use rustix::net::sockopt::{set_socket_recv_buffer_size, socket_acceptconn, socket_type};
 use rustix::net::{SocketType, getpeername};
 use socket2::{Domain, SockAddr, Socket, Type};
 use towpath_ring::frames::stream::Framing;
@@ -21,7 +19,7 @@ use crate::inherited;
 
 /// Guests that may wait to be accepted on a vsock port.
 const VSOCK_BACKLOG: i32 = 128;
-/// What is asked for as each buffer of a guest's socket; the kernel gives what its limit allows.
+/// What is asked for as the receive buffer of a guest's socket; the kernel gives what its limit allows.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
 /// A source of guests, open. Dropped, it is closed, and its socket's file is removed.
@@ -80,8 +78,7 @@ impl fmt::Display for Listener {
 
 /// A guest's socket as what carries its frames, with buffers as large as the host allows.
 pub(super) fn carrier(socket: OwnedFd, protocol: Protocol) -> Carrier {
-    // Best effort: the limit is the host's.
-    let _ = set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+    // Best effort: the limit is the host's. (The driver sees to what waits for the guest.)
     let _ = set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
     match protocol {
         Protocol::Vpnkit | Protocol::Gvproxy => Carrier::Stream {
