@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Attachment, Departure, PortId};
 use crate::core::Peers;
@@ -36,6 +36,8 @@ struct Shared {
     /// What each core has not taken yet.
     queues: Vec<Mutex<Vec<PortCommand>>>,
     directory: Mutex<Directory>,
+    /// Who hears of each port's end before its number is free.
+    listener: OnceLock<Box<dyn Fn(PortId) + Send + Sync>>,
     closed: AtomicBool,
 }
 
@@ -82,9 +84,16 @@ impl Attacher {
                     next: first,
                     guests: vec![0; cores],
                 }),
+                listener: OnceLock::new(),
                 closed: AtomicBool::new(false),
             }),
         }
+    }
+
+    /// Has `listener` called with each port that is closed, on a core's thread, where it must not wait.
+    /// There is one such listener: a second is not taken.
+    pub(crate) fn listen(&self, listener: impl Fn(PortId) + Send + Sync + 'static) {
+        let _ = self.shared.listener.set(Box::new(listener));
     }
 
     /// Gives a link to the core that has the fewest. `on_end` is called once when its port is closed, on
@@ -106,6 +115,9 @@ impl Attacher {
             .ok_or(AttachError::Full)?;
         let shared = Arc::clone(&self.shared);
         let on_end: OnEnd = Box::new(move |departure| {
+            if let Some(listener) = shared.listener.get() {
+                listener(port);
+            }
             lock(&shared.directory).free(port);
             on_end(departure);
         });

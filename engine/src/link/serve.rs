@@ -201,10 +201,7 @@ impl Gate {
             }
             None => tracing::info!("{name}: a guest is here"),
         }
-        let departure = departure.await;
-        let now = self.services.now();
-        self.services.dhcp().on_departure(now, port.0);
-        match departure {
+        match departure.await {
             Ok(Departure::Left) => tracing::info!("{name}: {}", Departure::Left),
             Ok(departure) => self.complaints.say(format_args!("{name}: {departure}")),
             // The engine is ending.
