@@ -121,12 +121,13 @@ impl Control {
         self.services.dhcp().spare(unshared);
         self.services.forwarder.spare(unshared);
         let (runtime, services) = (self.runtime.clone(), Arc::clone(&self.services));
-        attacher.listen(move |port| {
+        attacher.listen(move |port, heard| {
             // There, because a core must not wait for the DHCP server's lock.
             let services = Arc::clone(&services);
             runtime.spawn(async move {
                 let now = services.now();
                 services.dhcp().on_departure(now, port.0);
+                heard();
             });
         });
     }

@@ -25,6 +25,10 @@ pub(crate) enum PortCommand {
 /// Called once, on the core's thread: it must not wait.
 pub(crate) type OnEnd = Box<dyn FnOnce(Departure) + Send>;
 
+/// To be called once a port's end was heard of: its number is free then, and not before, so that nobody
+/// gets what belongs to who had it.
+pub(crate) type Heard = Box<dyn FnOnce() + Send>;
+
 /// Gives links to an engine's cores. Cheap to clone.
 #[derive(Clone)]
 pub struct Attacher {
@@ -36,8 +40,8 @@ struct Shared {
     /// What each core has not taken yet.
     queues: Vec<Mutex<Vec<PortCommand>>>,
     directory: Mutex<Directory>,
-    /// Who hears of each port's end before its number is free.
-    listener: OnceLock<Box<dyn Fn(PortId) + Send + Sync>>,
+    /// Who hears of each port's end.
+    listener: OnceLock<Box<dyn Fn(PortId, Heard) + Send + Sync>>,
     closed: AtomicBool,
 }
 
@@ -92,7 +96,7 @@ impl Attacher {
 
     /// Has `listener` called with each port that is closed, on a core's thread, where it must not wait.
     /// There is one such listener: a second is not taken.
-    pub(crate) fn listen(&self, listener: impl Fn(PortId) + Send + Sync + 'static) {
+    pub(crate) fn listen(&self, listener: impl Fn(PortId, Heard) + Send + Sync + 'static) {
         let _ = self.shared.listener.set(Box::new(listener));
     }
 
@@ -115,10 +119,12 @@ impl Attacher {
             .ok_or(AttachError::Full)?;
         let shared = Arc::clone(&self.shared);
         let on_end: OnEnd = Box::new(move |departure| {
-            if let Some(listener) = shared.listener.get() {
-                listener(port);
+            let owner = Arc::clone(&shared);
+            let heard = move || lock(&owner.directory).free(port);
+            match shared.listener.get() {
+                Some(listener) => listener(port, Box::new(heard)),
+                None => heard(),
             }
-            lock(&shared.directory).free(port);
             on_end(departure);
         });
         self.tell(

@@ -3,7 +3,8 @@
 //!
 //! Each guest has one task from its first byte to its end. Until its hello is complete it is a stranger:
 //! there may be [`STRANGERS_MAX`] of them, each for [`HELLO_TIME`] and with the few bytes of its hello;
-//! for who comes beyond that the oldest is closed. A guest that is closed leaves one line in the log; no other notices.
+//! for who comes beyond that the oldest is closed. A guest that is closed leaves one line in the log; no
+//! other notices.
 
 use std::io;
 use std::os::fd::OwnedFd;
