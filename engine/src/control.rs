@@ -114,6 +114,24 @@ impl Control {
         Ok((control, core_ends))
     }
 
+    /// Hears of each end of a port that `attacher` gives: what the guest had is free then. The ports below
+    /// `unshared` are of links that the engine began with; what there is of addresses and queries is shared
+    /// among all others.
+    pub(crate) fn watch(&self, attacher: &Attacher, unshared: u16) {
+        self.services.dhcp().spare(unshared);
+        self.services.forwarder.spare(unshared);
+        let (runtime, services) = (self.runtime.clone(), Arc::clone(&self.services));
+        attacher.listen(move |port, heard| {
+            // There, because a core must not wait for the DHCP server's lock.
+            let services = Arc::clone(&services);
+            runtime.spawn(async move {
+                let now = services.now();
+                services.dhcp().on_departure(now, port.0);
+                heard();
+            });
+        });
+    }
+
     /// Lets guests of `listeners` in, which `attacher` gives to cores, until the thread ends.
     ///
     /// The descriptor hangs up when no guest can come any more and all are gone: never, where something
@@ -202,7 +220,9 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
     use std::os::fd::OwnedFd;
     use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::UnixStream;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+    use std::sync::atomic::AtomicBool;
+    use std::sync::{Arc, OnceLock};
     use std::time::Duration;
 
     use rustix::event::{PollFd, PollFlags, poll};
@@ -212,6 +232,8 @@ mod tests {
 
     use super::{Control, Counter};
     use crate::config::{DnsUpstream, EngineConfig, HostLoopback, Limits, Network};
+    use crate::core::Peers;
+    use crate::link::{Attacher, Attachment, Carrier, Departure, PortCommand};
     use crate::service::message::{Asker, PACKET_MAX, Reply, Request};
 
     /// A query for `a. IN A`.
@@ -297,6 +319,46 @@ mod tests {
         assert_eq!(control.counters().get(Counter::DnsAnswers), 2);
         control.stop();
         assert_eq!(hear(&cores[0]), b"", "the other end is closed");
+    }
+
+    #[test]
+    fn whoever_attached_a_guest_its_address_is_free_when_it_is_gone() {
+        let (control, cores) = Control::start(&config(Vec::new()), 1).unwrap();
+        let peers = Peers {
+            wakers: vec![OnceLock::new()],
+            stop: AtomicBool::new(false),
+        };
+        let attacher = Attacher::new(Arc::new(peers), 0);
+        control.watch(&attacher, 0);
+        let attachment = Attachment {
+            name: "a guest".into(),
+            carrier: Carrier::Packets(UnixDatagram::pair().unwrap().0.into()),
+        };
+        let port = attacher.attach(attachment, |_| {}).unwrap();
+        let mut reboot = vec![1, 1, 6];
+        reboot.resize(236, 0);
+        reboot.extend_from_slice(&[99, 130, 83, 99, 53, 1, 3, 50, 4, 10, 0, 2, 9, 255]);
+        // Whether the guest behind a port gets 10.0.2.9.
+        let mut ask = |port: u16| {
+            reboot[33] = port as u8;
+            let request = Request::Dhcp {
+                port,
+                mac: [2; 6],
+                message: &reboot,
+            };
+            tell(&cores[0], &request);
+            match Reply::decode(&hear(&cores[0])) {
+                Some(Reply::Dhcp { message, .. }) => message[16..20] == [10, 0, 2, 9],
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(ask(port.0));
+        assert!(!ask(port.0 + 1), "another's");
+        let Some(PortCommand::Attach { on_end, .. }) = attacher.take(0).pop() else {
+            panic!("nothing to attach");
+        };
+        on_end(Departure::Left);
+        assert!((0..1000).any(|_| ask(port.0 + 1)), "it is not free");
     }
 
     #[test]

@@ -138,6 +138,7 @@ impl Engine {
         });
         let has_link = !queues.is_empty();
         let attacher = Attacher::new(Arc::clone(&peers), usize::from(has_link));
+        control.watch(&attacher, u16::from(has_link));
         tell_of_fallbacks(&queues, cores);
         let queues = deal(queues, cores).map_err(|error| StartError::Driver(driver, error))?;
         let secret = SequenceSecret::random();

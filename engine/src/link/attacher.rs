@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Attachment, Departure, PortId};
 use crate::core::Peers;
@@ -25,6 +25,10 @@ pub(crate) enum PortCommand {
 /// Called once, on the core's thread: it must not wait.
 pub(crate) type OnEnd = Box<dyn FnOnce(Departure) + Send>;
 
+/// To be called once a port's end was heard of: its number is free then, and not before, so that nobody
+/// gets what belongs to who had it.
+pub(crate) type Heard = Box<dyn FnOnce() + Send>;
+
 /// Gives links to an engine's cores. Cheap to clone.
 #[derive(Clone)]
 pub struct Attacher {
@@ -36,6 +40,8 @@ struct Shared {
     /// What each core has not taken yet.
     queues: Vec<Mutex<Vec<PortCommand>>>,
     directory: Mutex<Directory>,
+    /// Who hears of each port's end.
+    listener: OnceLock<Box<dyn Fn(PortId, Heard) + Send + Sync>>,
     closed: AtomicBool,
     /// The engine began with a guest.
     taken: bool,
@@ -90,10 +96,17 @@ impl Attacher {
                     next: first,
                     guests: vec![0; cores],
                 }),
+                listener: OnceLock::new(),
                 closed: AtomicBool::new(false),
                 taken: first > 0,
             }),
         }
+    }
+
+    /// Has `listener` called with each port that is closed, on a core's thread, where it must not wait.
+    /// There is one such listener: a second is not taken.
+    pub(crate) fn listen(&self, listener: impl Fn(PortId, Heard) + Send + Sync + 'static) {
+        let _ = self.shared.listener.set(Box::new(listener));
     }
 
     /// Gives a link to the core that has the fewest. `on_end` is called once when its port is closed, on
@@ -118,7 +131,12 @@ impl Attacher {
             .ok_or(AttachError::Full)?;
         let shared = Arc::clone(&self.shared);
         let on_end: OnEnd = Box::new(move |departure| {
-            lock(&shared.directory).free(port);
+            let owner = Arc::clone(&shared);
+            let heard = move || lock(&owner.directory).free(port);
+            match shared.listener.get() {
+                Some(listener) => listener(port, Box::new(heard)),
+                None => heard(),
+            }
             on_end(departure);
         });
         self.tell(

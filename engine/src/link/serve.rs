@@ -3,7 +3,8 @@
 //!
 //! Each guest has one task from its first byte to its end. Until its hello is complete it is a stranger:
 //! there may be [`STRANGERS_MAX`] of them, each for [`HELLO_TIME`] and with the few bytes of its hello;
-//! for who comes beyond that the oldest is closed. A guest that is closed leaves one line in the log; no other notices.
+//! for who comes beyond that the oldest is closed. A guest that is closed leaves one line in the log; no
+//! other notices.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -201,10 +202,7 @@ impl Gate {
             }
             None => tracing::info!("{name}: a guest is here"),
         }
-        let departure = departure.await;
-        let now = self.services.now();
-        self.services.dhcp().on_departure(now, port.0);
-        match departure {
+        match departure.await {
             Ok(Departure::Left) => tracing::info!("{name}: {}", Departure::Left),
             Ok(departure) => self.complaints.say(format_args!("{name}: {departure}")),
             // The engine is ending.

@@ -10,7 +10,7 @@ use towpath_stack::Instant;
 
 use super::counters::{Counter, Counters};
 use super::dhcp;
-use super::dns::{Admitted, Forwarder, Transport};
+use super::dns::{Admitted, Forwarder, Source, Transport};
 use super::message::{Asker, PACKET_MAX, Reply, Request};
 
 /// One packet socket to a core.
@@ -90,7 +90,11 @@ pub(crate) async fn serve_core(socket: CoreSocket, services: Arc<Services>) {
 
 impl Channel {
     fn on_query(self: &Arc<Self>, asker: Asker, query: &[u8]) {
-        match self.services.forwarder.admit(query) {
+        match self
+            .services
+            .forwarder
+            .admit(Source::Port(asker.port), query)
+        {
             Admitted::Forward(ticket) => {
                 let channel = Arc::clone(self);
                 tokio::spawn(async move {

@@ -21,6 +21,9 @@ pub enum Counter {
     DnsMalformed,
     /// DNS queries refused with SERVFAIL because too many were waiting already.
     DnsOverload,
+    /// DNS queries refused with SERVFAIL because as many as one guest may have, or all connections may, were
+    /// waiting already.
+    DnsOverShare,
     /// Attempts at a DNS server after the first of a query.
     DnsRetries,
     /// Datagrams and messages from DNS servers that answer no question of ours (RFC 5452 §9.1).
@@ -71,7 +74,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter, in the order of declaration.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::DnsQueries,
         Self::DnsAnswers,
         Self::DnsTcp,
@@ -79,6 +82,7 @@ impl Counter {
         Self::DnsFormerr,
         Self::DnsMalformed,
         Self::DnsOverload,
+        Self::DnsOverShare,
         Self::DnsRetries,
         Self::DnsMismatched,
         Self::DnsTruncated,
@@ -114,6 +118,7 @@ impl Counter {
             Self::DnsFormerr => "malformed DNS queries, answered",
             Self::DnsMalformed => "malformed DNS messages, dropped",
             Self::DnsOverload => "DNS queries refused: too many waiting",
+            Self::DnsOverShare => "DNS queries refused: too many of one guest waiting",
             Self::DnsRetries => "DNS retries",
             Self::DnsMismatched => "messages from DNS servers that answered no question",
             Self::DnsTruncated => "DNS answers cut to what the guest takes",

@@ -17,7 +17,10 @@
 //! before stub resolvers give up, which they do after 5 s.
 //!
 //! **Limits**: queries under way and sockets to servers, over UDP and TCP together. Beyond the first
-//! the guest gets SERVFAIL at once; beyond the second an attempt counts as failed.
+//! the guest gets SERVFAIL at once; beyond the second an attempt counts as failed. Guests need not trust
+//! each other, so each port has a share of the queries under way ([`PORT_SHARE`]): who asks more than a slow
+//! server answers gets SERVFAIL alone. A connection does not tell whose it is; all together have a share
+//! ([`STREAM_SHARE`]) that leaves the rest to queries by UDP.
 //!
 //! [`query`] knows the packets, [`servers`] where to ask, [`attempt`] how to ask one server once,
 //! [`stream`] the guests' TCP connections; this file has the limits and the order of attempts.
@@ -27,7 +30,9 @@ mod query;
 mod servers;
 mod stream;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -47,6 +52,10 @@ pub(crate) use self::stream::serve_streams;
 
 /// Queries under way, at most.
 const QUERIES_MAX: usize = 1024;
+/// The part of these that one port may have: one of so many.
+const PORT_SHARE: usize = 4;
+/// The part of these that all connections together may have.
+const STREAM_SHARE: usize = 2;
 /// Attempts at servers for one query, at most.
 const ATTEMPTS_MAX: usize = 8;
 
@@ -80,22 +89,36 @@ pub(crate) enum Transport {
     Tcp,
 }
 
+/// Where a query came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    /// By UDP, from the guest behind this port.
+    Port(u16),
+    /// By TCP, from any.
+    Stream,
+}
+
 /// Forwards queries of all guests.
 #[derive(Debug)]
 pub(crate) struct Forwarder {
     names: Arc<Names>,
     servers: Servers,
     attempts: Attempts,
+    queries_max: usize,
     queries: Arc<Semaphore>,
+    /// What each source has left of its share; one for each that ever asked.
+    shares: Mutex<HashMap<Source, Arc<Semaphore>>>,
+    /// The ports below may have more than a share.
+    unshared: AtomicU16,
     timing: Timing,
     counters: Arc<Counters>,
 }
 
-/// A query that may be forwarded; holds its place among those under way.
+/// A query that may be forwarded; holds its places among those under way, its source's and all.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     query: Query,
-    _place: OwnedSemaphorePermit,
+    _places: [OwnedSemaphorePermit; 2],
 }
 
 /// What becomes of a guest's message.
@@ -131,14 +154,22 @@ impl Forwarder {
             names,
             servers,
             attempts: Attempts::new(Arc::clone(&counters)),
+            queries_max: queries,
             queries: Arc::new(Semaphore::new(queries)),
+            shares: Mutex::default(),
+            unshared: AtomicU16::new(0),
             timing,
             counters,
         }
     }
 
+    /// The ports below `unshared` are of links that the engine began with: they have no share, but all.
+    pub(crate) fn spare(&self, unshared: u16) {
+        self.unshared.store(unshared, Ordering::Relaxed);
+    }
+
     /// Looks at a message from a guest before anything is spent on it.
-    pub(crate) fn admit(&self, message: &[u8]) -> Admitted {
+    pub(crate) fn admit(&self, source: Source, message: &[u8]) -> Admitted {
         let query = match Query::parse(message) {
             Ok(query) => query,
             Err(Rejected::FormErr(answer)) => {
@@ -159,17 +190,35 @@ impl Forwarder {
             self.counters.add(Counter::DnsAnswers);
             return Admitted::Answer(query.answer(&record));
         }
-        match Arc::clone(&self.queries).try_acquire_owned() {
-            Ok(place) => Admitted::Forward(Ticket {
-                query,
-                _place: place,
-            }),
-            Err(_) => {
-                self.counters.add(Counter::DnsOverload);
-                self.counters.add(Counter::DnsAnswers);
-                Admitted::Answer(query.servfail())
+        let refused = match self.share(source).try_acquire_owned() {
+            Ok(share) => match Arc::clone(&self.queries).try_acquire_owned() {
+                Ok(place) => {
+                    return Admitted::Forward(Ticket {
+                        query,
+                        _places: [share, place],
+                    });
+                }
+                Err(_) => Counter::DnsOverload,
+            },
+            Err(_) => Counter::DnsOverShare,
+        };
+        self.counters.add(refused);
+        self.counters.add(Counter::DnsAnswers);
+        Admitted::Answer(query.servfail())
+    }
+
+    /// The queries that may be under way from there.
+    fn share(&self, source: Source) -> Arc<Semaphore> {
+        let most = match source {
+            Source::Port(port) if port < self.unshared.load(Ordering::Relaxed) => {
+                Semaphore::MAX_PERMITS
             }
-        }
+            Source::Port(_) => self.queries_max / PORT_SHARE,
+            Source::Stream => self.queries_max / STREAM_SHARE,
+        };
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = shares.entry(source);
+        Arc::clone(share.or_insert_with(|| Arc::new(Semaphore::new(most))))
     }
 
     /// Forwards a query; the answer for the guest comes within the total time, whatever happens.

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::attempt::framed;
-use super::{Admitted, Forwarder, Transport};
+use super::{Admitted, Forwarder, Source, Transport};
 use crate::service::counters::Counter;
 
 /// Connections of all guests, at most.
@@ -86,7 +86,7 @@ async fn serve_stream(
             Some(answer) = answers.next() => write(forwarder, &mut writer, answer).await?,
             message = next_message, if !is_full => match message? {
                 None => messages = None,
-                Some(message) => match forwarder.admit(&message) {
+                Some(message) => match forwarder.admit(Source::Stream, &message) {
                     Admitted::Forward(ticket) => {
                         answers.push(forwarder.resolve(ticket, Transport::Tcp));
                     }

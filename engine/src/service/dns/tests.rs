@@ -9,7 +9,9 @@ use tokio::net::{TcpListener, UdpSocket, UnixListener, UnixStream};
 
 use super::query::tests::{answer_to, edns_query, plain_query};
 use super::servers::Servers;
-use super::{Admitted, Counter, Counters, Forwarder, Names, Ticket, Timing, Transport, Turns};
+use super::{
+    Admitted, Counter, Counters, Forwarder, Names, Source, Ticket, Timing, Transport, Turns,
+};
 use crate::config::{FixedLease, Holder, Network};
 
 /// Long enough for any answer on loopback.
@@ -50,7 +52,7 @@ fn names() -> Arc<Names> {
 }
 
 fn ticket(forwarder: &Forwarder, query: &[u8]) -> Ticket {
-    match forwarder.admit(query) {
+    match forwarder.admit(Source::Port(0), query) {
         Admitted::Forward(ticket) => ticket,
         other => panic!("{other:?}"),
     }
@@ -276,8 +278,9 @@ async fn servers_may_have_ipv6_addresses() {
 #[tokio::test]
 async fn beyond_the_bound_queries_fail_at_once() {
     let forwarder = forwarder(PATIENT, &[closed().await]);
+    forwarder.spare(1);
     let tickets: Vec<_> = (0..8).map(|_| ticket(&forwarder, &plain_query())).collect();
-    let Admitted::Answer(answer) = forwarder.admit(&plain_query()) else {
+    let Admitted::Answer(answer) = forwarder.admit(Source::Port(0), &plain_query()) else {
         panic!("admitted")
     };
     assert_eq!(answer[3] & 15, 2);
@@ -287,13 +290,38 @@ async fn beyond_the_bound_queries_fail_at_once() {
 }
 
 #[test]
+fn who_asks_too_much_fails_alone() {
+    let forwarder = forwarder(PATIENT, &[]);
+    let admit = |source| match forwarder.admit(source, &plain_query()) {
+        Admitted::Forward(ticket) => Some(ticket),
+        Admitted::Answer(answer) => {
+            assert_eq!(answer[3] & 15, 2);
+            None
+        }
+        Admitted::Drop => panic!("dropped"),
+    };
+    // Of eight, two for each port and four for all connections.
+    let mut greedy: Vec<_> = (0..9).filter_map(|_| admit(Source::Port(3))).collect();
+    assert_eq!(greedy.len(), 2);
+    let streams: Vec<_> = (0..9).filter_map(|_| admit(Source::Stream)).collect();
+    assert_eq!(streams.len(), 4);
+    assert_eq!(counted(&forwarder, Counter::DnsOverShare), 7 + 5);
+    let honest = admit(Source::Port(4));
+    assert!(honest.is_some());
+    assert!(admit(Source::Port(3)).is_none());
+    greedy.pop();
+    assert!(admit(Source::Port(3)).is_some(), "one was answered");
+    assert_eq!(counted(&forwarder, Counter::DnsOverload), 0);
+}
+
+#[test]
 fn names_of_the_segment_are_answered_and_no_one_is_asked() {
     let forwarder = forwarder(PATIENT, &[]);
     let ask = |name: &[u8], kind: u8| {
         let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         query.extend_from_slice(name);
         query.extend_from_slice(&[0, 0, kind, 0, 1]);
-        forwarder.admit(&query)
+        forwarder.admit(Source::Port(0), &query)
     };
     let answered = |admitted| match admitted {
         Admitted::Answer(answer) => (answer[3], answer[7], answer[answer.len() - 4..].to_vec()),
@@ -311,8 +339,14 @@ fn names_of_the_segment_are_answered_and_no_one_is_asked() {
 #[test]
 fn malformed_messages_are_counted() {
     let forwarder = forwarder(PATIENT, &[]);
-    assert!(matches!(forwarder.admit(&[1, 2, 3]), Admitted::Answer(_)));
-    assert!(matches!(forwarder.admit(&[1]), Admitted::Drop));
+    assert!(matches!(
+        forwarder.admit(Source::Port(0), &[1, 2, 3]),
+        Admitted::Answer(_)
+    ));
+    assert!(matches!(
+        forwarder.admit(Source::Port(0), &[1]),
+        Admitted::Drop
+    ));
     assert_eq!(counted(&forwarder, Counter::DnsFormerr), 1);
     assert_eq!(counted(&forwarder, Counter::DnsMalformed), 1);
     assert_eq!(counted(&forwarder, Counter::DnsQueries), 0);
