@@ -7,7 +7,7 @@ use towpath_ring::driver::sim::{
     Answer, Got, HostFaults, Random, SimConfig, SimDriver, SimHost, SimStream,
 };
 use towpath_ring::{
-    Completion, Driver, Errno, ReceiveEnd, Remote, SendMode, Slice, SocketId, SocketKind,
+    Adopted, Completion, Driver, Errno, ReceiveEnd, Remote, SendMode, Slice, SocketId, SocketKind,
 };
 
 const BUFFER: usize = 4_000;
@@ -111,6 +111,37 @@ fn a_quiet_send_comes_with_the_next_thing() {
         (done.len(), done.iter().filter(|c| sent(c)).count()),
         (3, 1)
     );
+}
+
+#[test]
+fn a_deadline_tells_of_quiet_sends_where_it_is_said_to() {
+    for deadlines_tell in [false, true] {
+        let host = SimHost::new(|_| Answer::Never);
+        let config = SimConfig {
+            deadlines_tell,
+            ..SimConfig::default()
+        };
+        let mut driver = SimDriver::new(config, host, Random::new(1), 0).unwrap();
+        let (socket, peer) = driver.adopt_stream(Adopted::StreamLink, 100, 100);
+        let bytes = Slice::from_vec(vec![7; 10]);
+        driver.send(socket, &[bytes], SendMode::Quiet, 8);
+        let mut done = Vec::new();
+        driver.wait(Some(1_000), &mut done).unwrap();
+        assert_eq!((driver.now(), peer.taken()), (1_000, 10));
+        assert_eq!(done.len(), usize::from(deadlines_tell));
+    }
+}
+
+#[test]
+fn an_offered_stream_goes_to_whichever_driver_adopts_it() {
+    let host = SimHost::new(|_| Answer::Never);
+    let (ticket, peer) = host.offer_stream(100, 100).unwrap();
+    let driver = || SimDriver::new(SimConfig::default(), host.clone(), Random::new(1), 0).unwrap();
+    let (_first, mut second) = (driver(), driver());
+    let socket = second.adopt(ticket, Adopted::StreamLink);
+    let bytes = Slice::from_vec(vec![7; 10]);
+    second.send(socket, &[bytes], SendMode::Now, 8);
+    assert_eq!(peer.taken(), 10);
 }
 
 #[test]

@@ -102,7 +102,7 @@ impl Default for SimConfig {
             link_buffers: 0,
             datagram_buffers: 64,
             sockets_max: usize::MAX,
-            deadlines_tell: true,
+            deadlines_tell: false,
             faults: HostFaults::default(),
         }
     }
