@@ -200,7 +200,7 @@ fn a_guest_that_takes_nothing_keeps_no_buffers_of_others() {
     let announcement = deaf.arp([0xff; 6], 1, [0; 6], deaf.address);
     deaf.send(&announcement);
     let datagram = sender.datagram(&deaf, 1000);
-    for _ in 0..2000 {
+    for _ in 0..4000 {
         sender.send(&datagram);
         // One receive for each frame, so that each holds a buffer of its own as long as it waits.
         assert_eq!(sender.resolve([10, 9, 8, 1]), Network::GATEWAY_MAC.0);
