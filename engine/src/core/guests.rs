@@ -74,7 +74,7 @@ impl<D: Driver> Core<D> {
             frame_max: mtu + ethernet::HEADER_LEN,
             ..LinkFeatures::default()
         };
-        let mut adopt = |fd: OwnedFd, use_: Adopted| self.driver.adopt(fd, use_);
+        let mut adopt = |fd: OwnedFd, purpose: Adopted| self.driver.adopt(fd, purpose);
         Ok(match carrier {
             Carrier::Stream { socket, framing } => {
                 let taken_max = mtu + ethernet::HEADER_LEN + VLAN_TAG;

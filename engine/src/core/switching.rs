@@ -1,8 +1,8 @@
 //! Frames between guests, on the core whose port they come from and on that of the port they go to.
 //!
 //! The rules are the switch's (`crate::switch`); here they meet ports and lanes. Between ports of one core a
-//! frame stays in the buffer that it came in. To another core it goes over a lane, once for each core
-//! that has ports, whatever their number.
+//! frame stays in the buffer that it came in. To another core it goes over a lane as a copy in memory of its
+//! own, so that no core's guests hold buffers of another's; to all guests, once for each other core.
 
 use towpath_ring::buffer::{Parcel, Slice};
 use towpath_ring::driver::{Driver, LinkFeatures};
