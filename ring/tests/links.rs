@@ -287,7 +287,8 @@ fn an_end_amid_a_frame_shows(mut world: World<impl Driver, impl Peer>) {
 }
 
 fn a_close_ends_both_directions_once(mut world: World<impl Driver, impl Peer>) {
-    let block = Slice::from_vec(vec![0; 1 << 20]);
+    // More than the socket of a link holds.
+    let block = Slice::from_vec(vec![0; 16 << 20]);
     let mode = SendMode::WhenWritable;
     for _ in 0..2 {
         // The second finds no room.
