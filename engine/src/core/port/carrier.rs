@@ -48,10 +48,8 @@ pub(crate) struct Stream {
 pub(crate) struct Packets {
     pub(crate) socket: SocketId,
     writer: PacketWriter,
-    /// Packets of the send that is under way.
-    sending: Option<usize>,
-    /// The socket had no room for all.
-    full: bool,
+    /// A send is under way. One that waits for room holds nothing.
+    sending: bool,
 }
 
 impl Carrier {
@@ -70,8 +68,7 @@ impl Carrier {
         Self::Packets(Packets {
             socket,
             writer: PacketWriter::new(QUEUE),
-            sending: None,
-            full: false,
+            sending: false,
         })
     }
 
@@ -156,7 +153,7 @@ impl Carrier {
     pub(crate) fn leave_pool(&mut self) -> u64 {
         match self {
             Self::Stream(stream) if stream.full => stream.writer.leave_pool(),
-            Self::Packets(packets) if packets.full => packets.writer.leave_pool(),
+            Self::Packets(packets) if packets.sending => packets.writer.leave_pool(),
             _ => 0,
         }
     }
@@ -179,7 +176,10 @@ impl Carrier {
                 stream.full = (taken as usize) < asked;
                 stream.writer.advance(taken as usize);
             }
-            Self::Packets(packets) => packets.sent(taken),
+            Self::Packets(packets) => {
+                packets.sending = false;
+                packets.writer.advance(taken as usize);
+            }
         }
     }
 }
@@ -215,18 +215,12 @@ impl Stream {
 
 impl Packets {
     fn flush<D: Driver>(&mut self, driver: &mut D, token: Token) {
-        if self.sending.is_some() || self.writer.is_empty() {
+        if self.sending || self.writer.is_empty() {
             return;
         }
         let mut room = [&[][..]; PACKETS_MAX];
         let batch = self.writer.batch(&mut room);
-        self.sending = Some(batch.len());
         driver.send_packets(self.socket, batch, token);
-    }
-
-    fn sent(&mut self, taken: u32) {
-        let asked = self.sending.take().unwrap_or(0);
-        self.full = (taken as usize) < asked;
-        self.writer.advance(taken as usize);
+        self.sending = true;
     }
 }
